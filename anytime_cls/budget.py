@@ -1,0 +1,124 @@
+"""What a caller allows: parse a budget, and spend it without overrunning.
+
+A budget is an amount of one unit. `Spending` answers one question before every batch: does this much
+more still fit? Seconds are predicted by a :class:`~anytime_cls.cost.CostModel`; the rest is arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from dataclasses import dataclass
+
+from anytime_cls.cost import CostModel
+
+FORMS = "0.5s, 800ms, 2m, 200passes, 8orders or 3TFLOP"
+
+_UNITS = {
+    "ms": ("seconds", 1e-3),
+    "s": ("seconds", 1.0),
+    "sec": ("seconds", 1.0),
+    "m": ("seconds", 60.0),
+    "min": ("seconds", 60.0),
+    "h": ("seconds", 3600.0),
+    "pass": ("passes", 1.0),
+    "passes": ("passes", 1.0),
+    "order": ("orders", 1.0),
+    "orders": ("orders", 1.0),
+    "mflop": ("flops", 1e6),
+    "gflop": ("flops", 1e9),
+    "tflop": ("flops", 1e12),
+    "pflop": ("flops", 1e15),
+}
+
+
+@dataclass(frozen=True)
+class Budget:
+    """An amount of `seconds`, `passes`, `orders` or `flops` an image."""
+
+    amount: float
+    unit: str
+
+    def __str__(self) -> str:
+        if self.unit == "seconds":
+            return f"{self.amount:g}s"
+        return f"{self.amount / 1e12:g}TFLOP" if self.unit == "flops" else f"{self.amount:g}{self.unit}"
+
+
+def parse_budget(text: str) -> Budget:
+    """Read `0.5s`, `800ms`, `2m`, `200passes`, `8orders`, `3TFLOP` (case does not matter).
+
+    Raises ValueError with one line that shows the forms.
+    """
+    number = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+)\s*", text.lower())
+    if number:
+        unit = number[2]
+        unit = unit[:-1] if unit.endswith("flops") else unit
+        if unit in _UNITS:
+            kind, factor = _UNITS[unit]
+            amount = float(number[1]) * factor
+            whole = kind not in ("passes", "orders") or amount == int(amount)
+            if amount > 0 and math.isfinite(amount) and whole:
+                return Budget(amount, kind)
+    raise ValueError(f"cannot read the budget {text!r}: write it as {FORMS}")
+
+
+class Spending:
+    """One image's budget as it is spent.
+
+    Parameters
+    ----------
+    budget : None for no limit
+    cost : predicts a batch's seconds
+    n_tokens : N
+    started : `time.perf_counter()` when the image's clock began
+    """
+
+    def __init__(self, budget: Budget | None, cost: CostModel, n_tokens: int, started: float):
+        self.budget, self.cost, self.n_tokens, self.started = budget, cost, n_tokens, started
+        self.passes = 0.0  # in whole passes: a prefix counts its share of FLOPs
+        self.flops = 0.0
+        self.orders = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def price(self, rows: int, prefix: int, orders: float = 1.0) -> float:
+        """What `rows` passes over `prefix` tokens cost, in the budget's unit."""
+        assert self.budget is not None
+        match self.budget.unit:
+            case "seconds":
+                return self.cost.seconds(rows, prefix)
+            case "passes":
+                return rows * self.cost.share(prefix)
+            case "flops":
+                return rows * self.cost.flops(prefix)
+        return orders * self.cost.share(prefix)
+
+    @property
+    def left(self) -> float:
+        """What is left, in the budget's unit; ∞ without one."""
+        if self.budget is None:
+            return math.inf
+        spent = {"seconds": self.seconds, "passes": self.passes, "flops": self.flops, "orders": self.orders}
+        return self.budget.amount - spent[self.budget.unit]
+
+    def fits(self, rows: int, prefix: int, orders: float = 1.0) -> bool:
+        """Whether this much more is expected to stay within the budget."""
+        return self.budget is None or self.price(rows, prefix, orders) <= self.left * (1 + 1e-9)
+
+    def charge(self, rows: int, prefix: int, orders: float) -> None:
+        """Count what was spent."""
+        self.passes += rows * self.cost.share(prefix)
+        self.flops += rows * self.cost.flops(prefix)
+        self.orders += orders * self.cost.share(prefix)
+
+    def longest_prefix(self, rows: int) -> int:
+        """The most tokens of one order that `rows` passes can afford, at least 1."""
+        low, high = 1, self.n_tokens  # the price grows with the prefix: bisect
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(rows, middle) else (low, middle - 1)
+        return low

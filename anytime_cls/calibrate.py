@@ -1,0 +1,152 @@
+"""Fit what a model must know of itself, on images neither its training nor its tests have seen.
+
+A full trace (every class on every order) of held-out images gives the variance priors of the moderated
+bounds, and the temperature at which the soft-max of the mean log-likelihoods is a calibrated probability
+at the default rule's decision.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import numpy as np
+from scipy.optimize import minimize_scalar
+from scipy.special import log_softmax
+from scipy.stats import binomtest
+
+from anytime_cls.bounds import VariancePrior, fit_variance_prior
+from anytime_cls.engine import Engine, Job
+from anytime_cls.orders import OrderSampler
+from anytime_cls.race import Race, run
+from anytime_cls.rules import FixedRule, Rule, make_rule, sample_variance
+
+Array = np.ndarray
+
+
+def full_scores(
+    engine: Engine,
+    images: Iterable[tuple[Array, bytes]],
+    k_max: int,
+    seed: int = 0,
+    progress: Callable[[int], None] | None = None,
+) -> Array:
+    """Score every class of every image on all orders.
+
+    images : token ids [N] and content key of each
+    Returns float64 [I, K, C], nats. `progress` hears how many images are done.
+    """
+    n_classes = engine.model.config.n_classes
+    sampler = OrderSampler("uniform", engine.n_tokens, seed)
+
+    def jobs() -> Iterable[Job]:
+        for index, (tokens, content) in enumerate(images):
+            race = Race(n_classes, k_max, FixedRule())
+            yield Job(index, tokens, content, race, np.arange(n_classes), sampler)
+
+    done: dict[int, Array] = {}
+    for job in engine.race(jobs()):
+        done[job.index] = job.race.by_order
+        if progress:
+            progress(len(done))
+    return np.stack([done[i] for i in range(len(done))])
+
+
+def fit_priors(scores: Array) -> dict[str, VariancePrior]:
+    """Variance priors from full traces [I, K, C]: `paired` for leader − class, `marginal` for one class."""
+    n_images, k_max, n_classes = scores.shape
+    leader = scores.mean(axis=1).argmax(axis=1)
+    diff = np.take_along_axis(scores, leader[:, None, None], axis=2) - scores
+    rival = np.arange(n_classes) != leader[:, None]
+    paired = fit_variance_prior(diff.mean(axis=1)[rival], sample_variance(diff)[rival], k_max - 1)
+    own = sample_variance(scores).ravel()
+    return {"paired": paired, "marginal": fit_variance_prior(np.ones_like(own), own, k_max - 1, power=0.0)}
+
+
+def decision_means(rule: Rule, scores: Array) -> Array:
+    """Mean log-likelihoods [I, C] as they stand when a rule has decided; who left keeps its mean then."""
+    n_images, k_max, n_classes = scores.shape
+    out = np.empty((n_images, n_classes))
+    for i in range(n_images):
+        race = Race(n_classes, k_max, rule)
+        while not race.done:
+            request = race.request()
+            for order in request.orders:
+                race.record(order, request.classes, scores[i, order, request.classes])
+        out[i] = race.means()
+    return out
+
+
+def fit_temperature(means: Array, labels: Array) -> float:
+    """T that minimises −log softmax(means / T)[label], averaged: means [I, C], labels int [I]."""
+
+    def loss(log_t: float) -> float:
+        log_p = log_softmax(means / np.exp(log_t), axis=1)
+        return -float(log_p[np.arange(len(labels)), labels].mean())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 6.0), method="bounded").x))
+
+
+def expected_calibration_error(confidence: Array, correct: Array, bins: int = 15) -> float:
+    """Σ_b (n_b / n) |accuracy_b − confidence_b| over equal-width bins (Guo et al., ICML 2017)."""
+    bin_of = np.minimum((confidence * bins).astype(int), bins - 1)
+    total = 0.0
+    for b in np.unique(bin_of):
+        at = bin_of == b
+        total += at.mean() * abs(correct[at].mean() - confidence[at].mean())
+    return float(total)
+
+
+def proportion(hits: Array) -> dict[str, float]:
+    """A proportion with its Wilson 95 % interval: {value, low, high, n}."""
+    k, n = int(np.sum(hits)), len(hits)
+    interval = binomtest(k, n).proportion_ci(method="wilson")
+    return {
+        "value": round(k / n, 4),
+        "low": round(float(interval.low), 4),
+        "high": round(float(interval.high), 4),
+        "n": n,
+    }
+
+
+def accuracy_at(scores: Array, labels: Array, ks: Iterable[int] = (1, 4, 16, 32)) -> dict[str, Any]:
+    """Accuracy of the fixed-K classifier for several K, with intervals."""
+    return {
+        str(k): proportion(scores[:, :k].mean(axis=1).argmax(axis=1) == labels)
+        for k in ks
+        if k <= scores.shape[1]
+    }
+
+
+def rule_table(
+    scores: Array, labels: Array, priors: dict[str, VariancePrior], rules: Iterable[str], delta: float = 0.05
+) -> list[dict[str, Any]]:
+    """Every rule raced over full traces: accuracy, agreement with all K_max orders, passes, saving."""
+    n_images, k_max, n_classes = scores.shape
+    full = scores.mean(axis=1).argmax(axis=1)
+    rows = []
+    for name in rules:
+        outcome = run(make_rule(name, delta, priors), scores)
+        mean_passes = float(outcome.passes.mean())
+        rows.append(
+            {
+                "rule": name,
+                "accuracy": proportion(outcome.prediction == labels),
+                "agreement": proportion(outcome.prediction == full),
+                "passes": round(mean_passes, 1),
+                "saving": round(n_classes * k_max / mean_passes, 2),
+                "orders": round(float(outcome.pulls.mean()), 2),
+            }
+        )
+    return rows
+
+
+def calibrate(scores: Array, labels: Array, delta: float = 0.05) -> dict[str, Any]:
+    """The `temperature` and `priors` fields of model.json, from held-out full traces [I, K, C]."""
+    priors = fit_priors(scores)
+    means = decision_means(make_rule("paired", delta, priors), scores)
+    return {
+        "temperature": fit_temperature(means, labels),
+        "priors": {key: prior.to_dict() for key, prior in priors.items()},
+        "calibration_images": len(labels),
+    }

@@ -1,0 +1,318 @@
+"""The public face: photographs in, decisions out.
+
+    classifier = AnytimeClassifier.load("cifar10")
+    decision = classifier.classify("cat.jpg", RaceOptions(budget="0.5s"))
+    decision.label, decision.probability, decision.stop
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.special import softmax
+
+from anytime_cls.bounds import Bound, ModeratedT, PlainT
+from anytime_cls.budget import Budget, parse_budget
+from anytime_cls.engine import Engine, Job, Record
+from anytime_cls.image import ImageError, Source, center_crop, content_key, decode, to_pixels
+from anytime_cls.orders import OrderSampler
+from anytime_cls.race import AGGREGATORS, Race
+from anytime_cls.randar import RandAR
+from anytime_cls.rules import PairedRule, Rule, make_rule
+from anytime_cls.tokenizer import Tokenizer
+from anytime_cls.zoo import DEFAULT_MODEL, ModelCard, load_model, read_card
+
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"} | {name: name for name in DTYPES}
+
+
+@dataclass(frozen=True)
+class RaceOptions:
+    """How images are raced. Raises ValueError, naming the option, when one makes no sense."""
+
+    rule: str = "paired"  # one of rules.RULES
+    delta: float = 0.05  # probability of another answer than all max_orders orders would give
+    max_orders: int = 32  # K_max
+    budget: Budget | str | None = None  # an image; text such as "0.5s" is parsed
+    classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
+    seed: int = 0
+    orders: str = "uniform"  # one of orders.SAMPLERS
+    aggregate: str = "mean"  # one of race.AGGREGATORS; others than mean need rule "fixed"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.budget, str):
+            object.__setattr__(self, "budget", parse_budget(self.budget))
+        if self.max_orders < 1:
+            raise ValueError(f"max_orders must be at least 1, got {self.max_orders}")
+        if self.aggregate not in AGGREGATORS:
+            raise ValueError(f"unknown aggregation {self.aggregate!r}: choose from {', '.join(AGGREGATORS)}")
+        if self.aggregate != "mean" and self.rule != "fixed":
+            raise ValueError(
+                f"aggregation {self.aggregate!r} needs rule 'fixed': bounds are on the mean of log p"
+            )
+        sampler = OrderSampler(self.orders, 1)
+        if self.max_orders % sampler.block:
+            raise ValueError(f"{self.orders} orders come in blocks of {sampler.block}: max_orders must divide")
+        if sampler.distinct and self.rule != "fixed" and self.max_orders > sampler.distinct:
+            raise ValueError(f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One class in a decision."""
+
+    label: str
+    index: int  # the model's class id
+    probability: float
+    mean: float  # order-averaged log-likelihood over the orders it was scored on, nats
+    lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
+    upper: float | None
+    orders: int  # whole orders it was scored on
+    alive: bool  # still in the race at the end
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a race answered, how sure it is, and what it spent."""
+
+    label: str
+    index: int
+    probability: float  # soft-max of mean log-likelihoods at the model's temperature
+    separation: float  # the smallest δ at which the leader is separated from every rival
+    stop: str  # "decided", "max-orders" or "budget"
+    orders: int  # whole orders used (K)
+    passes: float  # forward passes run; a prefix counts its share
+    full_passes: int  # what fixed K_max costs: classes × K_max
+    prefix: int | None  # tokens scored, when the budget did not allow one whole order
+    seconds: float  # decoded image to answer
+    ranking: tuple[Standing, ...]  # every class raced, best first
+    records: tuple[Record, ...] = field(repr=False, default=())
+
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+        """Plain data for JSON; `top` keeps that many of the ranking."""
+        skip = ("records", "ranking")
+        row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
+        return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read; one line saying why."""
+
+    error: str
+
+
+def choose_device(name: str = "auto") -> torch.device:
+    """`auto` takes CUDA, then MPS, then the CPU. Raises ValueError for a device that is not there."""
+    if name == "auto":
+        if torch.cuda.is_available():
+            return torch.device("cuda")
+        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(1, device=device)
+    except (RuntimeError, AssertionError):
+        raise ValueError(f"device {name!r} is not available here: use auto, cpu, cuda, cuda:N or mps") from None
+    return device
+
+
+def choose_dtype(name: str) -> torch.dtype:
+    """`float32`, `bfloat16` or `float16`, or fp32, bf16, fp16."""
+    if name not in DTYPE_NAMES:
+        raise ValueError(f"unknown dtype {name!r}: use float32, bf16 or fp16")
+    return DTYPES[DTYPE_NAMES[name]]
+
+
+class AnytimeClassifier:
+    """A model, its tokenizer and an engine. Use :meth:`load`."""
+
+    def __init__(self, card: ModelCard, model: RandAR, tokenizer: Tokenizer, batch_size: int | None = None):
+        self.card, self.model, self.tokenizer = card, model, tokenizer
+        self.engine = Engine(model, batch_size, identity=card.identity)
+        self.load_seconds = 0.0
+
+    @classmethod
+    def load(
+        cls,
+        model: str = DEFAULT_MODEL,
+        device: str = "auto",
+        dtype: str = "float32",
+        batch_size: int | None = None,
+    ) -> AnytimeClassifier:
+        """Load an embedded model by name, or a model directory.
+
+        Raises ValueError (ModelError) in one line: no such model, damaged weights, no such device.
+        """
+        began = time.perf_counter()
+        where = choose_device(device)
+        if where.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # token ids are roundings: keep the encoder exact
+        card = read_card(model)
+        self = cls(card, *load_model(card, where, choose_dtype(dtype)), batch_size=batch_size)
+        self.load_seconds = time.perf_counter() - began
+        return self
+
+    @property
+    def labels(self) -> list[str]:
+        return self.card.labels
+
+    def warm_up(self) -> float:
+        """Calibrate the engine's clock and run the tokenizer once; returns seconds. Not needed, but a
+        first image under a budget in seconds should not pay for it."""
+        began = time.perf_counter()
+        self.tokens(np.zeros((8, 8, 3), np.uint8))
+        self.engine.calibrate()
+        return time.perf_counter() - began
+
+    def class_ids(self, classes: Sequence[str | int] | None) -> np.ndarray:
+        """Class names or ids → the model's class ids, int64 [C]. Raises ValueError naming the unknown."""
+        labels = self.labels
+        if classes is None:
+            return np.arange(len(labels))
+        by_name = {label.casefold(): i for i, label in enumerate(labels)}
+        ids = []
+        for item in classes:
+            text = str(item).strip()
+            if text.casefold() in by_name:
+                ids.append(by_name[text.casefold()])
+            elif text.isdecimal() and int(text) < len(labels):
+                ids.append(int(text))
+            else:
+                shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+                raise ValueError(f"model {self.card.name!r} has no class {text!r}; it knows {shown}")
+        ids = list(dict.fromkeys(ids))
+        if len(ids) < 2:
+            raise ValueError(f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}")
+        return np.array(ids)
+
+    def rule(self, options: RaceOptions) -> Rule:
+        """The options' rule, with this model's priors."""
+        return make_rule(options.rule, options.delta, self.card.priors)
+
+    def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
+        """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""
+        return self._tokenise(decode(source))
+
+    def _tokenise(self, image: Any) -> tuple[np.ndarray, bytes]:
+        size = self.card.image_size
+        crop = center_crop(image, size)
+        pixels = torch.from_numpy(to_pixels(crop, size, self.tokenizer.pixel_range))
+        with torch.inference_mode():  # one image at a time: rounding cannot depend on the batch
+            ids = self.tokenizer.encode(pixels[None].to(self.engine.device))
+        return ids[0].cpu().numpy(), content_key(crop)
+
+    def classify(
+        self,
+        source: Source,
+        options: RaceOptions | None = None,
+        on_update: Callable[[Job], None] | None = None,
+    ) -> Decision:
+        """Classify one image: a path, bytes, a file object, a Pillow image or a uint8 array.
+
+        `on_update` is called after every batch with the job, whose race can be asked for its leader.
+        Raises ImageError for an image that cannot be read, ValueError for options that make no sense.
+        """
+        result = next(self.classify_many([source], options, on_update))
+        if isinstance(result, Failure):
+            raise ImageError(result.error)
+        return result
+
+    def classify_many(
+        self,
+        sources: Iterable[Source],
+        options: RaceOptions | None = None,
+        on_update: Callable[[Job], None] | None = None,
+    ) -> Iterator[Decision | Failure]:
+        """Classify many images, in order; rows of different images share batches (unless each has a
+        budget in seconds, which is kept image by image). An image that cannot be read is a Failure."""
+        options = options or RaceOptions()
+        ids, rule = self.class_ids(options.classes), self.rule(options)
+        if isinstance(options.budget, Budget) and options.budget.unit == "seconds":
+            self.warm_up()
+        finished: dict[int, Decision | Failure] = {}
+
+        def jobs() -> Iterator[Job]:
+            for index, source in enumerate(sources):
+                try:
+                    yield self._job(index, source, options, ids, rule)
+                except ImageError as error:
+                    finished[index] = Failure(str(error))
+
+        turn = 0
+        for job in self.engine.race(jobs(), on_update):
+            finished[job.index] = self._decision(job, options)
+            while turn in finished:
+                yield finished.pop(turn)
+                turn += 1
+        yield from (finished[index] for index in sorted(finished))
+
+    def _job(self, index: int, source: Source, options: RaceOptions, ids: np.ndarray, rule: Rule) -> Job:
+        image = decode(source)
+        began = time.perf_counter()  # the budget runs from the decoded image
+        tokens, content = self._tokenise(image)
+        sampler = OrderSampler(options.orders, self.tokenizer.n_tokens, options.seed)
+        k_max = min(options.max_orders, sampler.distinct or options.max_orders) // sampler.block
+        race = Race(len(ids), k_max, rule, sampler.block)
+        assert not isinstance(options.budget, str)
+        return Job(index, tokens, content, race, ids, sampler, options.budget, began)
+
+    def _decision(self, job: Job, options: RaceOptions) -> Decision:
+        race, labels = job.race, self.labels
+        means = race.means()
+        if options.aggregate == "mean" or race.n == 0:
+            probability = softmax(means / self.card.temperature)
+            leader = race.leader
+        else:
+            probability = race.aggregate(options.aggregate, self.card.temperature)
+            leader = int(probability.argmax())
+        lower, upper = race.intervals()
+        orders_of = np.where(race.alive, race.n, race.left_at) * race.block
+        # the winner first, then those still in, then those who left, each by mean
+        order = np.lexsort((-means, ~race.alive, np.arange(len(means)) != leader))
+        ranking = tuple(
+            Standing(
+                labels[job.classes[c]], int(job.classes[c]), float(probability[c]), float(means[c]),
+                _finite(lower[c]), _finite(upper[c]), int(orders_of[c]), bool(race.alive[c]),
+            )
+            for c in order
+        )
+        assert job.spending is not None
+        prefix = job.records[0].prefix if job.records and race.n == 0 else None
+        return Decision(
+            label=labels[job.classes[leader]],
+            index=int(job.classes[leader]),
+            probability=float(probability[leader]),
+            separation=race.separation(self.bound(race.rule)),
+            stop=job.stop,
+            orders=race.orders,
+            passes=_tidy(job.spending.passes),
+            full_passes=race.n_classes * race.k_max * race.block,
+            prefix=prefix,
+            seconds=job.seconds,
+            ranking=ranking,
+            records=tuple(job.records),
+        )
+
+    def bound(self, rule: Rule) -> Bound:
+        """The bound that separations are reported with: the rule's own, else the moderated t."""
+        if isinstance(rule, PairedRule):
+            return rule.bound
+        prior = self.card.priors.get("paired")
+        return PlainT() if prior is None else ModeratedT(prior)
+
+
+def _finite(x: float) -> float | None:
+    return float(x) if np.isfinite(x) else None
+
+
+def _tidy(x: float) -> float:
+    """Whole passes as a whole number, however the shares were summed."""
+    return round(x) if abs(x - round(x)) < 1e-6 else x

@@ -1,0 +1,110 @@
+"""What a batch costs: FLOPs by formula, seconds by measurement.
+
+seconds(rows, m) ≈ overhead + slope · rows · share(m), fitted by a short calibration that is cached per
+machine and model, then scaled to what the run itself observes. Predictions are deliberately high (the
+90th percentile of the recent ratios), because a budget must not be overrun.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+
+def cache_file() -> Path:
+    """Where calibrations are kept: $XDG_CACHE_HOME/anytime-cls/cost.json."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "anytime-cls" / "cost.json"
+
+
+@dataclass
+class CostModel:
+    """Predicts what passes cost on one device.
+
+    Parameters
+    ----------
+    flops : FLOPs of one pass over the first m tokens
+    n_tokens : N
+    overhead : seconds a batch costs whatever it holds
+    slope : seconds a whole pass adds
+    """
+
+    flops: Callable[[int], float]
+    n_tokens: int
+    overhead: float = 0.0
+    slope: float = 0.0
+    _ratios: deque = field(default_factory=lambda: deque(maxlen=32))
+
+    def share(self, prefix: int) -> float:
+        """FLOPs of a pass over `prefix` tokens, in whole passes."""
+        return 1.0 if prefix == self.n_tokens else self.flops(prefix) / self.flops(self.n_tokens)
+
+    def expected(self, rows: int, prefix: int) -> float:
+        """The calibration's own estimate of a batch, seconds."""
+        return self.overhead + self.slope * rows * self.share(prefix)
+
+    def seconds(self, rows: int, prefix: int) -> float:
+        """A cautious estimate of a batch: rarely exceeded, seconds."""
+        caution = max(1.05, float(np.quantile(self._ratios, 0.9))) if len(self._ratios) >= 4 else 1.25
+        return caution * self.expected(rows, prefix)
+
+    def observe(self, rows: int, prefix: int, seconds: float) -> None:
+        """Learn from a batch that was run."""
+        expected = self.expected(rows, prefix)
+        if expected > 0:
+            self._ratios.append(seconds / expected)
+
+    def rows_within(self, seconds: float, prefix: int) -> int:
+        """The most rows whose batch is expected to take at most `seconds`; at least 1."""
+        per_row = self.seconds(1, prefix) - self.seconds(0, prefix)
+        return max(1, int((seconds - self.seconds(0, prefix)) / per_row)) if per_row > 0 else 1 << 20
+
+    def calibrate(self, run: Callable[[int], float], rows: int) -> None:
+        """Fit overhead and slope: `run(b)` runs a batch of b whole passes and returns its seconds."""
+        run(1)  # the first batch pays for allocation and kernel selection
+        small = float(np.median([run(1) for _ in range(3)]))
+        large = float(np.median([run(rows) for _ in range(3)]))
+        self.slope = max((large - small) / max(1, rows - 1), 1e-9)
+        self.overhead = max(small - self.slope, 0.0)
+
+
+def cache_key(*parts: object) -> str:
+    """A short key for what a calibration depends on (weights, device, dtype, threads, versions)."""
+    return hashlib.sha256("|".join(map(str, parts)).encode()).hexdigest()[:24]
+
+
+def read_cached(key: str) -> tuple[float, float] | None:
+    """(overhead, slope) of an earlier calibration, or None; a damaged cache is no cache."""
+    try:
+        entry = json.loads(cache_file().read_text())[key]
+        overhead, slope = float(entry["overhead"]), float(entry["slope"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return (overhead, slope) if overhead >= 0 and slope > 0 else None
+
+
+def write_cached(key: str, overhead: float, slope: float) -> None:
+    """Remember a calibration; a cache that cannot be written is done without."""
+    path = cache_file()
+    try:
+        known = json.loads(path.read_text())
+    except (OSError, ValueError):
+        known = {}
+    if not isinstance(known, dict):
+        known = {}
+    known[key] = {"overhead": overhead, "slope": slope, "measured": time.strftime("%Y-%m-%dT%H:%M:%S")}
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f"{path.name}.{os.getpid()}")
+        temporary.write_text(json.dumps(known, indent=1))
+        temporary.replace(path)
+    except OSError:
+        pass

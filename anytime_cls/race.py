@@ -1,0 +1,252 @@
+"""One image's race: from all classes to a decision, order by order.
+
+    c* = argmax_c (1/K) Σ_k log p(x | π_k, c)                       (the paper's classifier, K fixed)
+
+A :class:`Race` asks for scores (which orders of which classes), takes them in any order, and lets its
+rule drop classes at the rule's looks. The answer is there at any moment. `run` does the same for a stack
+of fully scored images. Pure NumPy and SciPy: no torch, no image.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from scipy.special import logsumexp, softmax
+
+from anytime_cls.bounds import Bound
+from anytime_cls.rules import MarginalRule, PairedRule, Rule, mean_scores, paired
+
+Array = np.ndarray
+AGGREGATORS = ("mean", "logmeanexp", "softmax")
+
+
+@dataclass(frozen=True)
+class Request:
+    """Scores a race asks for next: these classes, on each of these orders."""
+
+    orders: tuple[int, ...]
+    classes: Array  # int64 [n]
+
+    @property
+    def passes(self) -> int:
+        return len(self.orders) * len(self.classes)
+
+
+class Race:
+    """The elimination of one image's classes.
+
+    Parameters
+    ----------
+    n_classes : C
+    k_max : pulls after which the race ends; a pull is `block` orders
+    rule : decides who leaves, at its looks
+    block : orders averaged into one pull (2 for antithetic pairs, which depend on each other)
+
+    Log-likelihoods are in nats, float64.
+    """
+
+    def __init__(self, n_classes: int, k_max: int, rule: Rule, block: int = 1):
+        if n_classes < 2:
+            raise ValueError(f"a race needs at least two classes, got {n_classes}")
+        if k_max < 1:
+            raise ValueError(f"a race needs at least one order, got {k_max}")
+        self.rule, self.k_max, self.block = rule, k_max, block
+        self.by_order = np.full((k_max * block, n_classes), np.nan)
+        self.alive = np.ones(n_classes, bool)
+        self.left_at = np.zeros(n_classes, int)  # pulls scored when a class left; 0 while it is in
+        self.n = 0  # complete pulls: every living class has its score
+        self.prefix_scores: Array | None = None  # [C], when not even one whole order fitted
+        self.passes = 0
+        self._looks = rule.looks(n_classes, k_max)
+        self._issued = 0
+
+    @property
+    def n_classes(self) -> int:
+        return len(self.alive)
+
+    @property
+    def orders(self) -> int:
+        """Whole orders used so far."""
+        return self.n * self.block
+
+    @property
+    def pulls(self) -> Array:
+        """Log-likelihoods averaged over each pull's orders: [n, C], NaN where a class was already out."""
+        return self.by_order[: self.orders].reshape(self.n, self.block, -1).mean(axis=1)
+
+    @property
+    def done(self) -> bool:
+        """One class left, or all orders used."""
+        return self.n >= self.k_max or int(self.alive.sum()) <= 1
+
+    def request(self) -> Request:
+        """Orders up to the rule's next look that were not asked for yet, for the living classes."""
+        look = next((n for n in self._looks if n > self.n), self.k_max)
+        first, self._issued = self._issued, max(self._issued, look * self.block)
+        orders = tuple(range(first, self._issued)) if not self.done else ()
+        return Request(orders, np.flatnonzero(self.alive))
+
+    def record(self, order: int, classes: Array, values: Array) -> None:
+        """Take log-likelihoods [n] of one order, for some or all of the classes asked for."""
+        self.by_order[order, classes] = values
+        self.passes += len(classes)
+        self._advance()
+
+    def record_prefix(self, values: Array) -> None:
+        """Log-likelihoods [C] of a prefix of the first order: the answer until a whole order is in."""
+        self.prefix_scores = np.asarray(values, float)
+
+    def _advance(self) -> None:
+        while not self.done:
+            rows = self.by_order[self.orders : self.orders + self.block, self.alive]
+            if np.isnan(rows).any():
+                return
+            self.n += 1
+            if self.n in self._looks:
+                self._look()
+
+    def _look(self) -> None:
+        scores, alive = self.pulls[None], self.alive[None]
+        keep = decide(self.rule, scores, alive, self.k_max)[0]
+        self.left_at[self.alive & ~keep] = self.n
+        self.alive = keep
+
+    def means(self) -> Array:
+        """Mean log-likelihood of every class over the pulls it has: [C]; −inf where there are none."""
+        if self.n == 0:
+            empty = np.full(self.n_classes, -np.inf)
+            return empty if self.prefix_scores is None else self.prefix_scores
+        pulls = self.pulls
+        have = ~np.isnan(pulls)
+        return np.where(have, pulls, 0).sum(axis=0) / np.maximum(have.sum(axis=0), 1)
+
+    @property
+    def leader(self) -> int:
+        """The answer now: the living class of highest mean."""
+        means = self.means()
+        return int(np.where(self.alive, means, -np.inf).argmax())
+
+    def intervals(self) -> tuple[Array, Array]:
+        """Lower and upper bounds of every class's mean for display: two [C].
+
+        `marginal`'s are its own confidence bounds. The paired rules bound differences, so theirs are the
+        class's mean ± the half-width on its difference to the leader (the leader's own: that of its
+        closest rival): a class leaves when its upper bound falls below the leader's mean. The bounds of a
+        class that left are those it left with. Rules without bounds give (−inf, inf).
+        """
+        lower = np.full(self.n_classes, -np.inf)
+        upper = np.full(self.n_classes, np.inf)
+        for n, members in self._cohorts():
+            if n == 0:
+                continue
+            scores, alive = self.pulls[None, :n], self._alive_at(n)[None]
+            if isinstance(self.rule, MarginalRule):
+                low, up = self.rule.intervals(scores, alive, self.k_max)
+                lower[members], upper[members] = low[0, members], up[0, members]
+            elif isinstance(self.rule, PairedRule):
+                gap, radius = self.rule.radius(scores, alive, self.k_max)
+                mean = mean_scores(scores, alive)[0]
+                lead = int(mean.argmax())
+                rivals = np.where(np.arange(self.n_classes) == lead, np.inf, gap[0])
+                half = radius[0].copy()
+                if np.isfinite(rivals).any():
+                    half[lead] = radius[0, int(np.nanargmin(rivals))]
+                lower[members], upper[members] = (mean - half)[members], (mean + half)[members]
+        return lower, upper
+
+    def separation(self, bound: Bound) -> float:
+        """The smallest δ at which the leader is separated from every rival, in [0, 1].
+
+        The largest, over rivals, of the bound's tail for the pair at the pulls they share, times the
+        union over rivals and (unless the bound is anytime-valid) looks. 0 when all K_max orders were
+        scored; 1 before the first whole order.
+        """
+        if self.n == 0:
+            return 1.0
+        leader, worst, pulls = self.leader, 0.0, self.pulls
+        for n, members in self._cohorts():
+            members = members[members != leader]
+            if len(members) == 0 or n >= self.k_max:
+                continue
+            diff = pulls[:n, [leader]] - pulls[:n, members]
+            var = diff.var(axis=0, ddof=1) if n > 1 else np.zeros(len(members))
+            worst = max(worst, float(np.max(bound.tail(diff.mean(axis=0), var, n, self.k_max))))
+        looks = 1 if bound.anytime else max(1, len(self._looks) - 1)
+        return min(1.0, worst * (self.n_classes - 1) * looks)
+
+    def _cohorts(self) -> list[tuple[int, Array]]:
+        """Classes grouped by how many pulls they have."""
+        pulls = np.where(self.alive, self.n, self.left_at)
+        return [(int(n), np.flatnonzero(pulls == n)) for n in np.unique(pulls)]
+
+    def _alive_at(self, n: int) -> Array:
+        return self.alive | (self.left_at >= n)
+
+    def aggregate(self, how: str, temperature: float = 1.0) -> Array:
+        """Class probabilities [C] from what was scored.
+
+        `mean`: soft-max of the mean log-likelihoods over `temperature` (classes that left keep the mean
+        they left with). `logmeanexp` and `softmax`, the reference's alternatives: log of the mean
+        likelihood, and the mean of each order's soft-max.
+        """
+        scores = self.pulls if self.n else self.means()[None]
+        if how == "mean":
+            return softmax(self.means() / temperature)
+        if np.isnan(scores).any():
+            raise ValueError(f"aggregation {how!r} needs every class scored on every order: use rule 'fixed'")
+        scores = aggregate_scores(scores, how)
+        return scores if how == "softmax" else softmax(scores / temperature)
+
+
+def decide(rule: Rule, scores: Array, alive: Array, k_max: int) -> Array:
+    """Who stays after the scores' n orders; at k_max the leader alone: bool [I, C]."""
+    if scores.shape[1] < k_max:
+        return rule.keep(scores, alive, k_max)
+    leader = mean_scores(scores, alive).argmax(axis=1)
+    return np.arange(scores.shape[2]) == leader[:, None]
+
+
+def aggregate_scores(scores: Array, how: str) -> Array:
+    """Order-averaged class scores [..., C] from log-likelihoods [..., K, C], as in the reference.
+
+    `mean` = (1/K) Σ_k log p_k; `logmeanexp` = log (1/K) Σ_k p_k; `softmax` = (1/K) Σ_k softmax_c(log p_k).
+    """
+    if how == "mean":
+        return scores.mean(axis=-2)
+    if how == "logmeanexp":
+        return logsumexp(scores, axis=-2) - np.log(scores.shape[-2])
+    if how == "softmax":
+        return softmax(scores, axis=-1).mean(axis=-2)
+    raise ValueError(f"unknown aggregation {how!r}: choose from {', '.join(AGGREGATORS)}")
+
+
+@dataclass(frozen=True)
+class Outcomes:
+    """What a rule did to a stack of I fully scored images."""
+
+    prediction: Array  # int [I]
+    pulls: Array  # int [I]: pulls used
+    passes: Array  # int [I]: class scores taken, in pulls
+    decided: Array  # bool [I]: one class left before k_max
+
+
+def run(rule: Rule, scores: Array) -> Outcomes:
+    """Race every image of a full score tensor [I, K, C] at once: the live race's decisions, vectorised."""
+    n_images, k_max, n_classes = scores.shape
+    alive = np.ones((n_images, n_classes), bool)
+    pulls = np.zeros(n_images, int)
+    passes = np.zeros(n_images, int)
+    before = 0
+    for look in rule.looks(n_classes, k_max):
+        racing = alive.sum(axis=1) > 1
+        if not racing.any():
+            break
+        passes[racing] += alive[racing].sum(axis=1) * (look - before)
+        pulls[racing] = look
+        alive[racing] = decide(rule, scores[racing, :look], alive[racing], k_max)
+        before = look
+    decided = pulls < k_max
+    # the leader of the living; they share their pulls
+    prediction = alive.argmax(axis=1)
+    return Outcomes(prediction, pulls, passes, decided)

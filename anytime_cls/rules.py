@@ -1,0 +1,262 @@
+"""Elimination rules: which classes leave a race after n orders.
+
+A rule is a few lines: `looks` says after how many orders it acts, `keep` says who stays. Everything works
+on a stack of races at once (scores [I, n, C]), so that live races (I = 1) and replays of recorded traces
+(I = thousands) run the same code. Pure NumPy; a rule never sees an image or a model.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from anytime_cls.bounds import Bound, ModeratedT, NormalMixture, PlainT, VariancePrior
+
+Array = np.ndarray
+
+
+class Rule(Protocol):
+    """Decides which classes stay in a race."""
+
+    @property
+    def name(self) -> str: ...
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        """Order counts, ascending, the last k_max, after which classes may leave.
+
+        Orders between two looks are scored together, so sparse looks also mean fuller batches.
+        """
+        ...
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        """Who stays after n orders: scores [I, n, C] (nats, NaN for the dead), alive [I, C] → bool [I, C].
+
+        Called at the rule's looks before k_max; at k_max only the leader stays, whatever the rule.
+        """
+        ...
+
+
+def mean_scores(scores: Array, alive: Array) -> Array:
+    """Order-averaged log-likelihood of the living, −inf for the dead: [I, n, C] → [I, C]."""
+    return np.where(alive, scores.mean(axis=1), -np.inf)
+
+
+def paired(scores: Array, alive: Array) -> tuple[Array, Array]:
+    """Mean and variance over orders of leader − class: scores [I, n, C] → two [I, C], NaN for the dead.
+
+    All classes are scored on the same orders, so what an order adds to every class cancels here
+    (Clark & Jaini 2023 call it shared noise).
+    """
+    leader = mean_scores(scores, alive).argmax(axis=1)
+    lead = np.take_along_axis(scores, leader[:, None, None], axis=2)
+    diff = lead - np.where(alive[:, None], scores, np.nan)
+    return diff.mean(axis=1), sample_variance(diff)
+
+
+def sample_variance(x: Array) -> Array:
+    """Unbiased variance over axis 1, zero for a single order."""
+    return x.var(axis=1, ddof=1) if x.shape[1] > 1 else np.zeros_like(x[:, 0])
+
+
+def sparse_looks(k_max: int) -> tuple[int, ...]:
+    """1, 2, 3, 4, 6, 8, 12, 16, 24, 32, ... k_max: each look costs δ, and late ones differ little."""
+    steps = (1, *(f << i for i in range(31) for f in (2, 3)))
+    return (*(n for n in steps if n < k_max), k_max)
+
+
+@dataclass(frozen=True)
+class PairedRule:
+    """Drop a class when the bound on the paired difference leader − class excludes zero.
+
+    δ is split over the C − 1 rivals (only pairs with the K_max winner can err, so a union bound over
+    C − 1 pairs covers whoever leads) and, unless the bound is anytime-valid, over the looks.
+    """
+
+    bound: Bound
+    delta: float = 0.05
+    name: str = "paired"
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return sparse_looks(k_max)
+
+    def alpha(self, n_classes: int, k_max: int) -> float:
+        """The error spent on one pair at one look."""
+        looks = 1 if self.bound.anytime else max(1, len(self.looks(n_classes, k_max)) - 1)
+        return self.delta / max(1, n_classes - 1) / looks
+
+    def radius(self, scores: Array, alive: Array, k_max: int) -> tuple[Array, Array]:
+        """Mean difference to the leader and the bound's half-width on it: two [I, C]."""
+        gap, var = paired(scores, alive)
+        alpha = self.alpha(scores.shape[2], k_max)
+        return gap, self.bound.radius(gap, var, scores.shape[1], k_max, alpha)
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        gap, radius = self.radius(scores, alive, k_max)
+        return alive & ~(gap > radius)
+
+
+@dataclass(frozen=True)
+class MarginalRule:
+    """Drop a class when its upper confidence bound is below the leader's lower bound.
+
+    The bounds are on each class's own order-averaged log-likelihood, two-sided; δ is split over classes
+    and looks. What an order adds to every class does not cancel here, hence `paired`.
+    """
+
+    bound: Bound
+    delta: float = 0.05
+    name: str = "marginal"
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return sparse_looks(k_max)
+
+    def intervals(self, scores: Array, alive: Array, k_max: int) -> tuple[Array, Array]:
+        """Lower and upper confidence bounds of each class: two [I, C]."""
+        n, n_classes = scores.shape[1:]
+        alpha = self.delta / n_classes / max(1, len(self.looks(n_classes, k_max)) - 1) / 2
+        mean = mean_scores(scores, alive)
+        radius = self.bound.radius(np.ones_like(mean), sample_variance(scores), n, k_max, alpha)
+        return mean - radius, mean + radius
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        lower, upper = self.intervals(scores, alive, k_max)
+        leader = mean_scores(scores, alive).argmax(axis=1)
+        return alive & ~(upper < np.take_along_axis(lower, leader[:, None], axis=1))
+
+
+@dataclass(frozen=True)
+class FixedRule:
+    """No elimination: every class is scored on all K orders. The paper's classifier."""
+
+    name: str = "fixed"
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (k_max,)
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        return alive
+
+
+@dataclass(frozen=True)
+class ClarkJainiRule:
+    """Paired t-test without correction, p < 2e-3, once a class has at least 20 scores.
+
+    Clark & Jaini, *Text-to-Image Diffusion Models are Zero-Shot Classifiers*, NeurIPS 2023.
+    """
+
+    p_value: float = 2e-3
+    min_scores: int = 20
+    name: str = "clark-jaini"
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (*range(self.min_scores, k_max), k_max)
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        gap, var = paired(scores, alive)
+        radius = PlainT(finite=False).radius(gap, var, scores.shape[1], k_max, self.p_value / 2)
+        return alive & ~(gap > radius)
+
+
+@dataclass(frozen=True)
+class FunnelRule:
+    """Keep the best m classes after each stage: no statistics, the same for every image.
+
+    diffusion-classifier's `eval_prob_adaptive` (Li et al., ICCV 2023) and A-VARC+'s candidate stages.
+    Stages are (share of K_max, classes kept).
+    """
+
+    stages: tuple[tuple[float, int], ...] = ((1 / 16, 5), (1 / 4, 2))
+    name: str = "funnel"
+
+    def _plan(self, k_max: int) -> dict[int, int]:
+        return {max(1, math.ceil(share * k_max)): kept for share, kept in self.stages}
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (*(n for n in self._plan(k_max) if n < k_max), k_max)
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        return alive & top(mean_scores(scores, alive), self._plan(k_max)[scores.shape[1]])
+
+
+@dataclass(frozen=True)
+class HalvingRule:
+    """Correlated sequential halving: ⌈log2 C⌉ rounds of equal cost, each keeping the better half.
+
+    Baharav & Tse, *Ultra Fast Medoid Identification via Correlated Sequential Halving*, NeurIPS 2019
+    (1906.04356): arms share their samples. The pass budget is C · K_max / `saving`.
+    """
+
+    saving: float = 16.0
+    name: str = "halving"
+
+    def _plan(self, n_classes: int, k_max: int) -> dict[int, int]:
+        """Orders scored so far → classes kept."""
+        rounds = max(1, math.ceil(math.log2(n_classes)))
+        budget = n_classes * k_max / self.saving
+        plan, left, n = {}, n_classes, 0
+        while left > 1 and n < k_max:
+            n = min(k_max, max(n + 1, math.floor(budget / (left * rounds))))
+            left = math.ceil(left / 2)
+            plan[n] = left
+        return plan
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (*(n for n in self._plan(n_classes, k_max) if n < k_max), k_max)
+
+    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
+        n, n_classes = scores.shape[1:]
+        return alive & top(mean_scores(scores, alive), self._plan(n_classes, k_max)[n])
+
+
+def top(mean: Array, m: int) -> Array:
+    """Mask of the m best of each row (ties go to the lower class index): [I, C] → bool [I, C]."""
+    best = np.argsort(-mean, axis=1, kind="stable")[:, :m]
+    mask = np.zeros(mean.shape, bool)
+    np.put_along_axis(mask, best, True, axis=1)
+    return mask
+
+
+RULES = ("paired", "strict", "marginal", "fixed", "funnel", "clark-jaini", "halving")
+
+
+def make_rule(name: str, delta: float = 0.05, priors: Mapping[str, VariancePrior] | None = None) -> Rule:
+    """The rule of this name.
+
+    Parameters
+    ----------
+    name : one of `RULES`
+    delta : probability, per image, of another answer than all K_max orders would give, in (0, 1)
+    priors : variance priors fitted on held-out traces, under `paired` and `marginal`. Without them
+        `paired` and `marginal` fall back to the plain t (which can drop nothing before two orders), and
+        `strict` is refused.
+
+    Raises
+    ------
+    ValueError : an unknown rule, a δ outside (0, 1), or `strict` without a prior
+    """
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must lie between 0 and 1, got {delta:g}")
+    priors = priors or {}
+    moderated = {key: ModeratedT(prior) for key, prior in priors.items()}
+    match name:
+        case "paired":
+            return PairedRule(moderated.get("paired", PlainT()), delta)
+        case "strict":
+            if "paired" not in priors:
+                raise ValueError("rule 'strict' needs a variance prior and this model has none: use 'paired'")
+            return PairedRule(NormalMixture(priors["paired"]), delta, name="strict")
+        case "marginal":
+            return MarginalRule(moderated.get("marginal", PlainT()), delta)
+        case "fixed":
+            return FixedRule()
+        case "funnel":
+            return FunnelRule()
+        case "clark-jaini":
+            return ClarkJainiRule()
+        case "halving":
+            return HalvingRule()
+    raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}")
