@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 __all__ = [
-    "AnytimeClassifier", "Budget", "Decision", "Failure", "ImageError", "ModelError", "RaceOptions", "Standing",
-    "parse_budget",
+    "AnytimeClassifier", "Budget", "Decision", "Failure", "ImageError", "ModelError", "RaceOptions",
+    "Standing", "parse_budget",
 ]  # fmt: skip
 
 if TYPE_CHECKING:

@@ -53,9 +53,7 @@ class Bound(Protocol):
 
     anytime: bool  # True: one α covers every look; False: α must be split over looks
 
-    def radius(
-        self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float
-    ) -> np.ndarray: ...
+    def radius(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float) -> np.ndarray: ...
 
     def tail(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int) -> np.ndarray: ...
 
@@ -97,7 +95,7 @@ class PlainT:
 
 @dataclass(frozen=True)
 class ModeratedT:
-    """t with the variance shrunk towards a prior: s̃² = (d0 s0²(gap) + (n−1) s²) / (d0 + n − 1), d0 + n − 1 df.
+    """t with the variance shrunk to a prior: s̃² = (d0 s0²(gap) + (n−1) s²) / (d0 + n − 1), d0 + n − 1 df.
 
     Smyth, *Linear models and empirical Bayes methods for assessing differential expression*, SAGMB 2004
     (limma), with the prior variance a function of the gap. Works from n = 1. Exact when σ² follows the
@@ -173,7 +171,9 @@ def _t_tail(gap: np.ndarray, var: np.ndarray, tau: float, df: float) -> np.ndarr
         return stats.t.sf(np.asarray(gap) / np.sqrt(var / tau), df)
 
 
-def fit_variance_prior(gap: np.ndarray, var: np.ndarray, df: int, power: float | None = None) -> VariancePrior:
+def fit_variance_prior(
+    gap: np.ndarray, var: np.ndarray, df: int, power: float | None = None
+) -> VariancePrior:
     """Fit σ² ~ s0²(gap) · d0 / χ²(d0) to sample variances with `df` degrees of freedom each.
 
     limma's moment estimator on the log scale (Smyth 2004, §6.2), with log s0² linear in log gap: E log s²

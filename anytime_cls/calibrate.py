@@ -54,7 +54,7 @@ def full_scores(
 
 def fit_priors(scores: Array) -> dict[str, VariancePrior]:
     """Variance priors from full traces [I, K, C]: `paired` for leader − class, `marginal` for one class."""
-    n_images, k_max, n_classes = scores.shape
+    k_max, n_classes = scores.shape[1:]
     leader = scores.mean(axis=1).argmax(axis=1)
     diff = np.take_along_axis(scores, leader[:, None, None], axis=2) - scores
     rival = np.arange(n_classes) != leader[:, None]
@@ -122,7 +122,7 @@ def rule_table(
     scores: Array, labels: Array, priors: dict[str, VariancePrior], rules: Iterable[str], delta: float = 0.05
 ) -> list[dict[str, Any]]:
     """Every rule raced over full traces: accuracy, agreement with all K_max orders, passes, saving."""
-    n_images, k_max, n_classes = scores.shape
+    k_max, n_classes = scores.shape[1:]
     full = scores.mean(axis=1).argmax(axis=1)
     rows = []
     for name in rules:

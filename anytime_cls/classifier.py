@@ -1,8 +1,8 @@
 """The public face: photographs in, decisions out.
 
-    classifier = AnytimeClassifier.load("cifar10")
-    decision = classifier.classify("cat.jpg", RaceOptions(budget="0.5s"))
-    decision.label, decision.probability, decision.stop
+classifier = AnytimeClassifier.load("cifar10")
+decision = classifier.classify("cat.jpg", RaceOptions(budget="0.5s"))
+decision.label, decision.probability, decision.stop
 """
 
 from __future__ import annotations
@@ -57,9 +57,13 @@ class RaceOptions:
             )
         sampler = OrderSampler(self.orders, 1)
         if self.max_orders % sampler.block:
-            raise ValueError(f"{self.orders} orders come in blocks of {sampler.block}: max_orders must divide")
+            raise ValueError(
+                f"{self.orders} orders come in blocks of {sampler.block}: max_orders must divide"
+            )
         if sampler.distinct and self.rule != "fixed" and self.max_orders > sampler.distinct:
-            raise ValueError(f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')")
+            raise ValueError(
+                f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')"
+            )
 
 
 @dataclass(frozen=True)
@@ -120,7 +124,9 @@ def choose_device(name: str = "auto") -> torch.device:
         device = torch.device(name)
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError):
-        raise ValueError(f"device {name!r} is not available here: use auto, cpu, cuda, cuda:N or mps") from None
+        raise ValueError(
+            f"device {name!r} is not available here: use auto, cpu, cuda, cuda:N or mps"
+        ) from None
     return device
 
 
@@ -190,7 +196,9 @@ class AnytimeClassifier:
                 raise ValueError(f"model {self.card.name!r} has no class {text!r}; it knows {shown}")
         ids = list(dict.fromkeys(ids))
         if len(ids) < 2:
-            raise ValueError(f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}")
+            raise ValueError(
+                f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}"
+            )
         return np.array(ids)
 
     def rule(self, options: RaceOptions) -> Rule:
@@ -279,8 +287,14 @@ class AnytimeClassifier:
         order = np.lexsort((-means, ~race.alive, np.arange(len(means)) != leader))
         ranking = tuple(
             Standing(
-                labels[job.classes[c]], int(job.classes[c]), float(probability[c]), float(means[c]),
-                _finite(lower[c]), _finite(upper[c]), int(orders_of[c]), bool(race.alive[c]),
+                labels[job.classes[c]],
+                int(job.classes[c]),
+                float(probability[c]),
+                float(means[c]),
+                _finite(lower[c]),
+                _finite(upper[c]),
+                int(orders_of[c]),
+                bool(race.alive[c]),
             )
             for c in order
         )

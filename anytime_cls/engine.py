@@ -104,8 +104,12 @@ class Engine:
         if self.cost.slope > 0 and not fresh:
             return 0.0
         key = self.identity and costs.cache_key(
-            self.identity, self.device, _device_name(self.device), self.model.output.weight.dtype,
-            torch.get_num_threads(), torch.__version__,
+            self.identity,
+            self.device,
+            _device_name(self.device),
+            self.model.output.weight.dtype,
+            torch.get_num_threads(),
+            torch.__version__,
         )
         cached = costs.read_cached(key) if key and not fresh else None
         if cached:
@@ -186,7 +190,9 @@ class Engine:
 
     def _finished(self, job: Job) -> bool:
         if job.race.done and not job.stop:
-            job.stop = "decided" if job.race.alive.sum() == 1 and job.race.n < job.race.k_max else "max-orders"
+            job.stop = (
+                "decided" if job.race.alive.sum() == 1 and job.race.n < job.race.k_max else "max-orders"
+            )
         if job.stop and not job.seconds:
             job.seconds = time.perf_counter() - job.started
         return bool(job.stop)
@@ -273,7 +279,9 @@ class Engine:
         while start < len(rows):
             at = rows[start : start + size]
             try:
-                log_p = self.model(stacked_tokens[at], classes[start : start + size], stacked_orders[at], prefix)
+                log_p = self.model(
+                    stacked_tokens[at], classes[start : start + size], stacked_orders[at], prefix
+                )
                 out.append(log_p.cpu().double().sum(dim=1))
             except RuntimeError as error:
                 if not _out_of_memory(error) or size == 1:
@@ -288,7 +296,11 @@ class Engine:
 
 def _out_of_memory(error: RuntimeError) -> bool:
     text = str(error).lower()
-    return isinstance(error, torch.OutOfMemoryError) or "out of memory" in text or "can't allocate memory" in text
+    return (
+        isinstance(error, torch.OutOfMemoryError)
+        or "out of memory" in text
+        or "can't allocate memory" in text
+    )
 
 
 def _device_name(device: torch.device) -> str:

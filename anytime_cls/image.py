@@ -54,7 +54,7 @@ def decode(source: Source) -> Image.Image:
     source: a path, the bytes of a file, a binary file object (read to its end), a Pillow image, or a uint8
     array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (grey, RGB, RGBA; 0..255).
 
-    Animations and multi-page files give their first frame (a Pillow image, its current one). EXIF orientation
+    Animations and multi-page files give their first frame, a Pillow image its current one. EXIF orientation
     is applied, transparent pixels are laid on white, 16-bit and wider values are scaled (`_grey8`), and colour
     profiles are ignored, as in the reference preprocessing.
 

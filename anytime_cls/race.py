@@ -15,7 +15,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from anytime_cls.bounds import Bound
-from anytime_cls.rules import MarginalRule, PairedRule, Rule, mean_scores, paired
+from anytime_cls.rules import MarginalRule, PairedRule, Rule, mean_scores
 
 Array = np.ndarray
 AGGREGATORS = ("mean", "logmeanexp", "softmax")

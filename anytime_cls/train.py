@@ -25,13 +25,26 @@ from typing import Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
+from scipy.special import softmax
 from torch import Tensor, nn
 
+from anytime_cls.bounds import VariancePrior
+from anytime_cls.calibrate import (
+    accuracy_at,
+    calibrate,
+    decision_means,
+    expected_calibration_error,
+    full_scores,
+    rule_table,
+)
+from anytime_cls.engine import Engine
 from anytime_cls.fsq import FSQConfig, FSQTokenizer
-from anytime_cls.image import ImageError, center_crop, decode
+from anytime_cls.image import ImageError, center_crop, content_key, decode
 from anytime_cls.inputs import EXTENSIONS
 from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.rules import RULES, make_rule
 from anytime_cls.train_tokenizer import ClassHead, PixelDecoder, augment, to_range
+from anytime_cls.zoo import ModelCard, save_model
 
 
 @dataclass(frozen=True)
@@ -348,8 +361,85 @@ def save_checkpoint(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer
     temporary.replace(path)
 
 
-def tokens_of_images(tokenizer: FSQTokenizer, images: Tensor, device: torch.device) -> Iterator[Tensor]:
-    """Token ids [N] of each image, encoded one at a time: rounding cannot depend on the batch."""
+def finish(
+    tokenizer: FSQTokenizer,
+    model: RandAR,
+    held_out: ImageSet,
+    test: ImageSet | None,
+    recipe: Recipe,
+    out: Path,
+    *,
+    name: str,
+    data: str,
+    notes: dict[str, str],
+    calibration_images: int,
+    test_images: int,
+    k_max: int = 32,
+    progress: Callable[[str, int, int], None],
+) -> ModelCard:
+    """Stage 3: store the weights (transformer in float16), calibrate and measure them as stored.
+
+    Held-out images give the priors and the temperature; test images (the held-out ones, and the metrics
+    say so, where the data have no test folder) the accuracies at K = 1, 4, 16, 32 and the rules side by side.
+    """
+    stored = {key: value.half() for key, value in model.reference_state().items()}
+    model.load_reference({key: value.float() for key, value in stored.items()})
+    engine = Engine(model)
+
+    def score(stage: str, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+        pairs = images_to_tokens(tokenizer, images.images, engine.device)
+        scores = full_scores(
+            engine, pairs, k_max, recipe.seed, lambda done: progress(stage, done, len(images))
+        )
+        return scores, images.labels.numpy()
+
+    held_scores, held_labels = score("calibration", stratified(held_out, calibration_images, recipe.seed))
+    fitted = calibrate(held_scores, held_labels)
+    scores, labels = (
+        (held_scores, held_labels)
+        if test is None
+        else score("test", stratified(test, test_images, recipe.seed))
+    )
+    priors = {key: VariancePrior.from_dict(value) for key, value in fitted["priors"].items()}
+    means = decision_means(make_rule("paired", 0.05, priors), scores)
+    probability = softmax(means / fitted["temperature"], axis=1)
+    metrics = {
+        "measured_on": "held-out training images" if test is None else "test images",
+        "images": len(labels),
+        "accuracy_at_k": accuracy_at(scores, labels),
+        "rules_at_delta_0.05": rule_table(scores, labels, priors, RULES),
+        "ece_at_decision": round(
+            expected_calibration_error(probability.max(axis=1), probability.argmax(axis=1) == labels), 4
+        ),
+    }
+    config = tokenizer.config
+    fields = {
+        "name": name,
+        "labels": held_out.classes,
+        "image_size": config.image_size,
+        "data": data,
+        **notes,
+        "tokenizer": {"kind": "fsq", "saw_labels": recipe.tokenizer_labels, **config.to_dict()},
+        "model": model.config.to_dict(),
+        **fitted,
+        "metrics": metrics,
+        "recipe": dataclasses.asdict(recipe),
+    }
+    return save_model(out, fields, stored, tokenizer.state_dict())
+
+
+def stratified(images: ImageSet, limit: int, seed: int) -> ImageSet:
+    """About `limit` images, the same number of each class, chosen by the seed; all if there are fewer."""
+    if limit >= len(images):
+        return images
+    return images.subset(split_holdout(images.labels, limit / len(images), seed)[1])
+
+
+def images_to_tokens(
+    tokenizer: FSQTokenizer, images: Tensor, device: torch.device
+) -> Iterator[tuple[np.ndarray, bytes]]:
+    """Token ids [N] and content key of each uint8 image, one at a time as the classifier does it."""
     with torch.inference_mode():
         for image in images:
-            yield tokenizer.encode(to_range(image[None]).to(device))[0].cpu()
+            pixels = to_range(image[None]).to(device)
+            yield tokenizer.encode(pixels)[0].cpu().numpy(), content_key(image.permute(1, 2, 0).numpy())

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytime_cls.fsq import FSQConfig, FSQTokenizer
+from anytime_cls.fsq import FSQConfig
 
 
 class PixelDecoder(nn.Module):
@@ -38,8 +38,12 @@ class ClassHead(nn.Module):
     def __init__(self, config: FSQConfig, n_classes: int, width: int = 256):
         super().__init__()
         self.token = nn.Sequential(
-            nn.Conv2d(len(config.levels), width, 1), nn.BatchNorm2d(width), nn.ReLU(),
-            nn.Conv2d(width, width, 1), nn.BatchNorm2d(width), nn.ReLU(),
+            nn.Conv2d(len(config.levels), width, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
+            nn.Conv2d(width, width, 1),
+            nn.BatchNorm2d(width),
+            nn.ReLU(),
         )
         self.out = nn.Linear(width, n_classes)
 

@@ -93,7 +93,9 @@ def read_card(name_or_path: str | Path) -> ModelCard:
         if fields["schema"] != SCHEMA:
             raise ModelError(f"{path}: model.json has schema {fields['schema']}, this version reads {SCHEMA}")
         if len(set(card.labels)) != len(card.labels) or len(card.labels) != fields["model"]["n_classes"]:
-            raise ModelError(f"{path}: model.json's labels do not match its {fields['model']['n_classes']} classes")
+            raise ModelError(
+                f"{path}: model.json's labels do not match its {fields['model']['n_classes']} classes"
+            )
         _ = card.identity, card.image_size, card.temperature, card.priors
     except ModelError:
         raise
@@ -116,17 +118,22 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
         if kind != "fsq":
             raise ModelError(f"{card.path}: unknown tokenizer kind {kind!r}")
         tokenizer = FSQTokenizer(FSQConfig.from_dict(card.fields["tokenizer"]))
-        tokenizer.load_state_dict({k: v.float() if v.is_floating_point() else v
-                                   for k, v in states["tokenizer.safetensors"].items()})
+        tokenizer.load_state_dict(
+            {k: v.float() if v.is_floating_point() else v for k, v in states["tokenizer.safetensors"].items()}
+        )
         model = RandAR(RandARConfig.from_dict(card.fields["model"]))
         model.load_reference(states["randar.safetensors"])
     except ModelError:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError) as error:
-        raise ModelError(f"{card.path}: weights do not fit model.json ({str(error).splitlines()[0]})") from None
+        raise ModelError(
+            f"{card.path}: weights do not fit model.json ({str(error).splitlines()[0]})"
+        ) from None
     if tokenizer.n_tokens != model.config.n_tokens or tokenizer.vocab_size > model.config.vocab_size:
-        raise ModelError(f"{card.path}: the tokenizer gives {tokenizer.n_tokens} tokens of {tokenizer.vocab_size}, "
-                         f"the transformer reads {model.config.n_tokens} of {model.config.vocab_size}")
+        raise ModelError(
+            f"{card.path}: the tokenizer gives {tokenizer.n_tokens} tokens of {tokenizer.vocab_size}, "
+            f"the transformer reads {model.config.n_tokens} of {model.config.vocab_size}"
+        )
     return model.to(device, dtype).eval(), tokenizer.to(device).eval()
 
 
@@ -140,7 +147,9 @@ def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
     except OSError as error:
         raise ModelError(f"{path}: {error.strerror or error}") from None
     if hashlib.sha256(data).hexdigest() != card.sha256.get(name):
-        raise ModelError(f"{path}: SHA-256 differs from model.json's: damaged or replaced, install the model again")
+        raise ModelError(
+            f"{path}: SHA-256 differs from model.json's: damaged or replaced, install the model again"
+        )
     try:
         return load(data)
     except SafetensorError as error:
@@ -148,7 +157,9 @@ def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
 
 
 def save_model(
-    path: Path, fields: dict[str, Any], model_state: Mapping[str, torch.Tensor],
+    path: Path,
+    fields: dict[str, Any],
+    model_state: Mapping[str, torch.Tensor],
     tokenizer_state: Mapping[str, torch.Tensor],
 ) -> ModelCard:
     """Write a model directory; `fields` gains `schema` and `sha256`."""
@@ -161,5 +172,7 @@ def save_model(
         (path / name).write_bytes(data)
         sha256[name] = hashlib.sha256(data).hexdigest()
     fields = {"schema": SCHEMA, **fields, "sha256": sha256}
-    (path / "model.json").write_text(json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    (path / "model.json").write_text(
+        json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
+    )
     return read_card(path)

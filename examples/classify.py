@@ -1,6 +1,6 @@
 """The public API in twenty lines: classify photographs and print what each answer cost.
 
-    python examples/classify.py examples/*.jpg
+python examples/classify.py examples/*.jpg
 """
 
 import sys

@@ -9,6 +9,7 @@ import threading
 import warnings
 import zlib
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import PIL
@@ -344,9 +345,7 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     tagged.info["exif"] = exif.tobytes()
     exif[0x0112] = orientation
     stored = ImageOps.exif_transpose(tagged)
-    options: dict[str, object] = {"JPEG": {"quality": 100, "subsampling": 0}, "WEBP": {"lossless": True}}.get(
-        kind, {}
-    )
+    options = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
     data = saved(stored, kind, exif=exif, **options)
     out = decode(data)
     assert out.size == (24, 16)
@@ -564,7 +563,8 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
         place %= len(broken)
         broken[place : place + len(new)] = new
     try:
-        out = decode(bytes(broken))
+        with patch.object(module, "MAX_PIXELS", 100_000):  # a damaged header may claim a slow gigabyte
+            out = decode(bytes(broken))
     except ImageError as error:
         assert str(error) and "\n" not in str(error)
     else:

@@ -1,0 +1,113 @@
+"""`anytime-cls train`: fit an embedded model on a folder of images."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def train(
+    dataset: Annotated[
+        Path,
+        typer.Argument(help="Folder of class folders, or of train/ and test/ (or val/) with class folders."),
+    ],
+    out: Annotated[Path, typer.Option(help="Directory for checkpoints and the finished model.")],
+    name: Annotated[str, typer.Option(help="The model's name; the output folder's by default.")] = "",
+    resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")] = False,
+    image_size: Annotated[int, typer.Option(help="Pixels a side; 4 pixels make a token.")] = 32,
+    tokenizer_labels: Annotated[
+        bool, typer.Option(help="Train the tokenizer with a class head too (its tokens then know labels).")
+    ] = True,
+    tokenizer_epochs: Annotated[float, typer.Option(help="Passes over the data for the tokenizer.")] = 12,
+    epochs: Annotated[float, typer.Option(help="Passes over the data for the transformer.")] = 12,
+    dim: Annotated[int, typer.Option(help="Transformer width, a multiple of 32.")] = 128,
+    layers: Annotated[int, typer.Option(help="Transformer layers.")] = 4,
+    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 256,
+    limit: Annotated[int, typer.Option(help="Use only this many training images (0: all).")] = 0,
+    calibration_images: Annotated[
+        int, typer.Option(help="Held-out images scored in full for calibration.")
+    ] = 500,
+    test_images: Annotated[
+        int, typer.Option(help="Test images scored in full for the reported accuracy.")
+    ] = 1000,
+    device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    seed: Annotated[int, typer.Option(help="Decides initial weights, data order and held-out images.")] = 0,
+) -> None:
+    """Train a tokenizer and an any-order transformer on a folder of images, and calibrate them.
+
+    Writes a model directory that --model takes. Interrupted runs go on with --resume.
+
+    Example: anytime-cls train data/cifar10 --out runs/cifar10
+    """
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from anytime_cls.classifier import choose_device
+    from anytime_cls.train import Recipe, finish
+    from anytime_cls.train import train as fit
+
+    console = Console(stderr=True)
+    if dim % 32:
+        raise ValueError(f"--dim must be a multiple of 32, got {dim}")
+    recipe = Recipe(
+        image_size=image_size,
+        tokenizer_labels=tokenizer_labels,
+        tokenizer_epochs=tokenizer_epochs,
+        dim=dim,
+        n_layer=layers,
+        n_head=dim // 32,
+        epochs=epochs,
+        batch_size=batch_size,
+        seed=seed,
+    )
+    with Progress(
+        TextColumn("{task.description:12}"),
+        BarColumn(),
+        TextColumn("{task.completed}/{task.total}"),
+        TextColumn("{task.fields[note]}"),
+        TimeRemainingColumn(elapsed_when_finished=True),
+        console=console,
+        disable=not console.is_terminal,
+    ) as bar:
+        tasks: dict[str, object] = {}
+        spoken = 0.0
+
+        def show(stage: str, done: int, total: int, note: str) -> None:
+            nonlocal spoken
+            if stage not in tasks:
+                tasks[stage] = bar.add_task(stage, total=total, note="")
+            bar.update(tasks[stage], completed=done, note=note)  # type: ignore[arg-type]
+            if not console.is_terminal and (time.monotonic() - spoken > 30 or done == total):
+                spoken = time.monotonic()
+                console.print(f"{stage} {done}/{total} {note}", highlight=False)
+
+        def report(stage: str, step: int, steps: int, loss: float, rate: float) -> None:
+            show(stage, step, steps, f"loss {loss:.4f}, {rate:.0f} images/s")
+
+        tokenizer, model, held_out, test = fit(
+            dataset,
+            out,
+            recipe,
+            device=choose_device(device),
+            resume=resume,
+            limit=limit or None,
+            report=report,
+        )
+        card = finish(
+            tokenizer, model, held_out, test, recipe, out,
+            name=name or out.resolve().name,
+            data=f"{dataset.resolve().name}, {len(held_out.classes)} classes",
+            notes={},
+            calibration_images=calibration_images,
+            test_images=test_images,
+            progress=lambda stage, done, total: show(stage, done, total, "images scored in full"),
+        )  # fmt: skip
+    metrics = card.fields["metrics"]
+    console.print(f"{out}: model {card.name!r}, accuracy on {metrics['images']} {metrics['measured_on']}:")
+    for k, value in metrics["accuracy_at_k"].items():
+        console.print(
+            f"  K = {k:>2}: {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]", highlight=False
+        )

@@ -1,0 +1,241 @@
+"""The engine: packing, budgets and memory change what a race costs, never what it says."""
+
+import numpy as np
+import pytest
+import torch
+
+from anytime_cls.budget import Budget
+from anytime_cls.engine import Engine, Job
+from anytime_cls.orders import OrderSampler
+from anytime_cls.race import Race
+from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.rules import FixedRule, FunnelRule, HalvingRule
+
+N, C = 16, 6
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(0)
+    net = RandAR(RandARConfig(dim=32, n_layer=2, n_head=2, vocab_size=24, n_tokens=N, n_classes=C))
+    torch.nn.init.normal_(net.output.weight, std=0.3)
+    torch.nn.init.normal_(net.cls_embedding.weight, std=0.5)
+    return net.eval()
+
+
+def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform"):
+    rng = np.random.default_rng(index)
+    ids = np.arange(C) if classes is None else np.array(classes)
+    orders = OrderSampler(sampler, N, seed=5)
+    race = Race(len(ids), k_max // orders.block, rule or FunnelRule(), orders.block)
+    return Job(index, rng.integers(0, 24, N), bytes([index]), race, ids, orders, budget)
+
+
+def by_index(jobs):
+    return {j.index: j for j in jobs}
+
+
+def test_scores_are_the_models_sums(model):
+    done = next(Engine(model).race([job(0, FixedRule(), k_max=3)]))
+    for k in range(3):
+        order = torch.from_numpy(done.sampler.order(done.content, k)).expand(C, N)
+        with torch.inference_mode():
+            log_p = model(torch.from_numpy(done.tokens).expand(C, N), torch.arange(C), order)
+        assert np.allclose(done.race.by_order[k], log_p.double().sum(1).numpy(), atol=1e-4)
+    assert done.stop == "max-orders" and done.race.passes == 3 * C
+
+
+@pytest.mark.parametrize("batch_size", [1, 5, 64])
+@pytest.mark.parametrize("rule", [FixedRule(), FunnelRule(), HalvingRule(saving=2)])
+def test_results_depend_on_neither_batch_size_nor_company(model, batch_size, rule):
+    """design: a race's decision does not depend on the batch, the other images, or their order."""
+    alone = {i: next(Engine(model).race([job(i, rule)])) for i in range(5)}
+    together = by_index(Engine(model, batch_size).race(job(i, rule) for i in (3, 1, 4, 0, 2)))
+    for i in range(5):
+        a, b = alone[i].race, together[i].race
+        assert (a.leader, a.orders, a.passes) == (b.leader, b.orders, b.passes)
+        assert np.allclose(a.by_order, b.by_order, atol=1e-4, equal_nan=True)
+
+
+def test_rows_of_different_images_share_batches(model, monkeypatch):
+    engine, sizes = Engine(model, batch_size=24), []
+    forward = engine._forward
+
+    def spy(tokens, orders, piece_of_row, class_of_row, prefix):
+        sizes.append(len(class_of_row))
+        return forward(tokens, orders, piece_of_row, class_of_row, prefix)
+
+    monkeypatch.setattr(engine, "_forward", spy)
+    list(engine.race(job(i) for i in range(12)))
+    assert max(sizes) == 24
+    assert np.mean(sizes) > 18  # races of six classes and fewer fill batches of 24 between them
+
+
+def test_only_the_classes_asked_for_are_scored(model):
+    done = next(Engine(model).race([job(1, FixedRule(), k_max=2, classes=[4, 2])]))
+    full = next(Engine(model).race([job(1, FixedRule(), k_max=2)]))
+    assert np.allclose(done.race.by_order, full.race.by_order[:, [4, 2]], atol=1e-4)
+
+
+def test_records_hold_every_score_exactly(model):
+    done = next(Engine(model, batch_size=4).race([job(2)]))
+    rebuilt = np.full_like(done.race.by_order, np.nan)
+    for record in done.records:
+        assert record.prefix == N
+        assert np.array_equal(record.values, record.values.astype(np.float32))  # a trace stores float32
+        rebuilt[record.order, record.classes] = record.values
+    assert np.array_equal(rebuilt, done.race.by_order, equal_nan=True)
+    assert sum(len(r.values) for r in done.records) == done.race.passes
+    assert [r.round for r in done.records] == sorted(r.round for r in done.records)
+
+
+@pytest.mark.parametrize("amount", [1, 3, 6, 7, 12, 20, 1000])
+def test_a_budget_of_passes_is_kept_and_used(model, amount):
+    done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(amount, "passes"))]))
+    spent = done.spending.passes
+    assert spent <= amount
+    if amount < C:  # not one whole order: every class is seen on a prefix
+        assert done.race.orders == 0 and np.isfinite(done.race.means()).all() and spent > 0.5 * amount
+        assert done.records[0].prefix < N
+    else:
+        assert done.race.orders == min(8, amount // C)
+    assert done.stop == ("max-orders" if amount >= 8 * C else "budget")
+
+
+def test_budgets_of_passes_do_not_depend_on_the_batch(model):
+    for amount in (7, 13, 29):
+        runs = [
+            by_index(Engine(model, size).race(job(i, budget=Budget(amount, "passes")) for i in range(4)))
+            for size in (2, 64)
+        ]
+        for i in range(4):
+            assert runs[0][i].race.leader == runs[1][i].race.leader
+            assert runs[0][i].race.passes == runs[1][i].race.passes
+
+
+def test_a_budget_of_orders_and_of_flops(model):
+    done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(3, "orders"))]))
+    assert done.race.orders == 3 and done.stop == "budget"
+    flops = model.config.flops() * C
+    done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(2.5 * flops, "flops"))]))
+    assert done.race.orders == 2
+
+
+class Clock:
+    """Stands in for the `time` module: moves only when a model runs, so that no test waits or flakes."""
+
+    def __init__(self):
+        self.now = 100.0
+
+    def perf_counter(self):
+        return self.now
+
+
+@pytest.fixture
+def clock(monkeypatch):
+    fake = Clock()
+    monkeypatch.setattr("anytime_cls.engine.time", fake)
+    monkeypatch.setattr("anytime_cls.budget.time", fake)
+    return fake
+
+
+class SlowModel(torch.nn.Module):
+    """A model whose passes take a given time on the clock; `noise` multiplies it, batch by batch."""
+
+    def __init__(self, net, clock=None, seconds_per_pass=0.0, noise=lambda: 1.0):
+        super().__init__()
+        self.net, self.config, self.output = net, net.config, net.output
+        self.clock, self.seconds_per_pass, self.noise = clock, seconds_per_pass, noise
+
+    def forward(self, tokens, classes, orders, prefix=None):
+        if self.clock:
+            share = self.config.flops(prefix or N) / self.config.flops()
+            self.clock.now += self.seconds_per_pass * len(tokens) * share * self.noise()
+        return self.net(tokens, classes, orders, prefix)
+
+
+def timed_job(clock, seconds, rule=None, k_max=32):
+    timed = job(0, rule or FixedRule(), k_max, Budget(seconds, "seconds"))
+    timed.started = clock.now
+    return timed
+
+
+@pytest.mark.parametrize("seconds", [0.07, 0.15, 0.4, 1.0])
+def test_a_budget_of_seconds_is_used_and_not_overrun(model, clock, seconds):
+    """6 classes × 10 ms: an order takes 60 ms. None is begun that cannot end in time; no time is left for one."""
+    engine = Engine(SlowModel(model, clock, 0.010))
+    engine.calibrate()
+    done = next(engine.race([timed_job(clock, seconds)]))
+    assert done.stop == "budget" and done.seconds <= seconds
+    assert done.race.orders >= 0.8 * seconds / 0.060 - 1
+
+
+def test_a_noisy_machine_is_overrun_by_less_than_a_slice(model, clock):
+    """Batches take 0.7 to 2 times what they should: the overshoot stays within what one batch may take."""
+    rng = np.random.default_rng(0)
+    engine = Engine(SlowModel(model, clock, 0.010, lambda: rng.uniform(0.7, 2.0)))
+    engine.calibrate()
+    overshoot = [next(engine.race([timed_job(clock, 0.5)])).seconds / 0.5 - 1 for _ in range(100)]
+    assert np.quantile(overshoot, 0.95) < 0.05
+    assert np.mean(overshoot) > -0.3  # and the budget is not hoarded either
+
+
+def test_when_no_order_fits_every_class_is_seen_on_a_prefix(model, clock):
+    engine = Engine(SlowModel(model, clock, 0.050))
+    engine.calibrate()
+    done = next(engine.race([timed_job(clock, 0.1)]))  # an order takes 0.3 s
+    assert done.stop == "budget" and done.race.orders == 0 and done.seconds <= 0.1
+    assert np.isfinite(done.race.means()).all() and 0 <= done.race.leader < C
+    assert 2 <= done.records[0].prefix < N
+
+
+def test_even_an_absurd_budget_gets_an_answer(model):
+    engine = Engine(model)
+    done = next(engine.race([job(0, budget=Budget(1e-9, "seconds"))]))
+    assert done.stop == "budget" and done.records[0].prefix == 1
+    assert np.isfinite(done.race.means()).all()
+
+
+def test_out_of_memory_halves_the_batch_and_goes_on(model):
+    class Small(SlowModel):
+        def forward(self, tokens, classes, orders, prefix=None):
+            if len(tokens) > 5:
+                raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate ...")
+            return self.net(tokens, classes, orders, prefix)
+
+    engine = Engine(Small(model), batch_size=64)
+    done = next(engine.race([job(0)]))
+    assert engine.batch_size <= 5
+    assert done.race.leader == next(Engine(model).race([job(0)])).race.leader
+
+
+def test_other_errors_are_not_swallowed(model):
+    class Broken(SlowModel):
+        def forward(self, *args):
+            raise RuntimeError("shapes do not match")
+
+    with pytest.raises(RuntimeError, match="shapes"):
+        next(Engine(Broken(model)).race([job(0)]))
+
+
+def test_antithetic_pairs_are_one_pull(model):
+    done = next(Engine(model).race([job(0, FunnelRule(), k_max=8, sampler="antithetic")]))
+    race = done.race
+    assert race.k_max == 4 and race.block == 2 and race.orders == 8
+    first, second = done.sampler.order(done.content, 0), done.sampler.order(done.content, 1)
+    assert np.array_equal(first, second[::-1])
+    assert np.allclose(race.pulls[0], race.by_order[:2].mean(0))
+
+
+def test_updates_are_heard_as_the_race_goes(model):
+    seen = []
+    engine = Engine(model, batch_size=6)
+    list(engine.race([job(0, FixedRule(), k_max=4)], lambda j: seen.append(j.race.n)))
+    assert seen == [1, 2, 3, 4]
+
+
+def test_the_calibration_is_cached_per_identity(model, tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    first, again, other = (Engine(model, identity=name) for name in ("a", "a", "b"))
+    assert first.calibrate() > 0 and again.calibrate() == 0 and other.calibrate() > 0
+    assert (first.cost.overhead, first.cost.slope) == (again.cost.overhead, again.cost.slope)
