@@ -133,8 +133,9 @@ class Engine:
         """Run every job's race; jobs come back as they finish, each with `stop` and `seconds` set."""
         queue, active = iter(jobs), []  # type: ignore[var-annotated]
         exhausted = False
+        most = ACTIVE_RACES if on_update is None else 1  # a watched race is not held up by others
         while True:
-            while not exhausted and len(active) < ACTIVE_RACES:
+            while not exhausted and len(active) < most:
                 job = next(queue, None)
                 if job is None:
                     exhausted = True
@@ -144,8 +145,6 @@ class Engine:
                 else:
                     job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
                     active.append(job)
-                    if on_update is not None:  # a watched race is not held up by others
-                        break
             if not active:
                 if exhausted:
                     return

@@ -55,7 +55,7 @@ def decode(source: Source) -> Image.Image:
     array [H, W], [H, W, 1], [H, W, 3] or [H, W, 4] (grey, RGB, RGBA; 0..255).
 
     Animations and multi-page files give their first frame, a Pillow image its current one. EXIF orientation
-    is applied, transparent pixels are laid on white, 16-bit and wider values are scaled (`_grey8`), and colour
+    is applied, transparent pixels are laid on white, 16-bit and wider grey is scaled (`_grey8`), and colour
     profiles are ignored, as in the reference preprocessing.
 
     Raises ImageError, and nothing else, for a source that is missing, empty, broken, too large or no image.

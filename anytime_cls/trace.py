@@ -120,7 +120,8 @@ class Trace:
                 if not number:
                     self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
                     self.labels: list[str] = _read(file["labels"]).tolist()
-                table = {column: _read(file["images"][column]) for column in _IMAGE}
+                group = file["images"]
+                table = {column: _read(group[column]) for column in _IMAGE}
                 offsets = file["scores/offsets"][:]
             except (KeyError, OSError) as error:
                 raise self._damaged(number, error) from error

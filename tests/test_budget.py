@@ -27,7 +27,21 @@ def test_forms_that_are_read(text, amount, unit):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0.5", "s", "-1s", "0s", "0.5 parsecs", "1e3s", "5 s s", "2.5passes", "nan s", "infs", "1_000ms", "0.5s;"],
+    [
+        "",
+        "0.5",
+        "s",
+        "-1s",
+        "0s",
+        "0.5 parsecs",
+        "1e3s",
+        "5 s s",
+        "2.5passes",
+        "nan s",
+        "infs",
+        "1_000ms",
+        "0.5s;",
+    ],
 )
 def test_anything_else_is_refused_in_one_line_that_shows_the_forms(text):
     with pytest.raises(ValueError) as error:

@@ -30,6 +30,8 @@ CORNERS = np.zeros((16, 24, 3), np.uint8)
 CORNERS[:8, :12], CORNERS[:8, 12:] = (255, 0, 0), (0, 255, 0)
 CORNERS[8:, :12], CORNERS[8:, 12:] = (0, 0, 255), (255, 255, 0)
 GREY = np.arange(256, dtype=np.uint8).reshape(16, 16)
+# A busy machine is not a failure.
+PATIENT = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 SIDES = st.integers(1, 90)
 
 
@@ -101,6 +103,7 @@ def test_crop_equals_the_reference_byte_for_byte(path: Path) -> None:
     assert compared >= 4
 
 
+@PATIENT
 @given(SIDES, SIDES, st.integers(1, 40), st.integers(0, 99))
 def test_crop_equals_the_algorithm_at_every_size(height: int, width: int, size: int, seed: int) -> None:
     picture = Image.fromarray(noise(height, width, seed))
@@ -373,8 +376,8 @@ def test_broken_exif_beside_sound_pixels_is_ignored() -> None:
     np.testing.assert_array_equal(pixels(data), CORNERS)
 
 
+@PATIENT
 @given(st.sampled_from(["1", "L", "P", "RGB", "RGBA", "LA", "CMYK", "I;16", "I", "F"]), SIDES, SIDES)
-@settings(max_examples=60)
 def test_any_mode_at_any_size_decodes_to_its_size(mode: str, width: int, height: int) -> None:
     if mode == "I;16":
         picture = Image.fromarray(np.zeros((height, width), np.uint16))
@@ -553,8 +556,8 @@ SEEDS = [
 ]
 
 
+@settings(PATIENT, max_examples=300)
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 4000), st.binary(max_size=4)), max_size=6))
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_damaged_file_gives_a_picture_or_an_image_error(
     data: bytes, damage: list[tuple[int, bytes]]
 ) -> None:
@@ -571,6 +574,7 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
         assert out.mode == "RGB" and min(out.size) > 0
 
 
+@PATIENT
 @given(st.binary(max_size=300))
 def test_any_bytes_give_a_picture_or_an_image_error(data: bytes) -> None:
     try:

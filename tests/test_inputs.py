@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -262,12 +262,14 @@ def test_lists_that_cannot_be_read_or_name_nothing() -> None:
 # ---- order
 
 
+@settings(deadline=None)
 @given(st.lists(st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)))
 def test_natural_order_is_an_order_on_any_names(found: list[str]) -> None:
     once = sorted(found, key=_natural)
     assert once == sorted(reversed(found), key=_natural) and sorted(once) == sorted(found)
 
 
+@settings(deadline=None)
 @given(st.lists(st.integers(0, 10**6), unique=True))
 def test_natural_order_counts(numbers: list[int]) -> None:
     shuffled = [f"img{number}.jpg" for number in numbers]

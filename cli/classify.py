@@ -1,0 +1,274 @@
+"""`anytime-cls classify`: check what was asked for, load, race, print."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from . import output
+from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain
+from .output import JsonShow, PeopleShow, Show
+
+if TYPE_CHECKING:
+    from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions
+    from anytime_cls.image import Source
+    from anytime_cls.inputs import Input
+    from anytime_cls.zoo import ModelCard
+
+
+@dataclass(frozen=True)
+class Request:
+    """The command line."""
+
+    images: list[str]
+    model: str
+    budget: str | None
+    delta: float
+    rule: str
+    max_orders: int
+    top: int
+    classes: str | None
+    seed: int
+    orders: str
+    aggregate: str
+    device: str
+    dtype: str
+    batch_size: str
+    files_from: str | None
+    json: bool
+    trace: str | None
+    live: bool | None
+    quiet: bool
+
+
+def run(request: Request) -> int:
+    """Returns the exit code. Raises Refused before anything is classified if the request makes no sense."""
+    began = time.perf_counter()
+    people = not request.json and sys.stdout.isatty()
+    try:
+        batch_size = check(request, people)
+        classifier, options = load(request, batch_size)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    n_tokens = classifier.tokenizer.n_tokens
+    show: Show = PeopleShow(request.top, n_tokens) if people else JsonShow(request.top)
+    ready = time.perf_counter() - began
+    warm = classifier.warm_up() if getattr(options.budget, "unit", "") == "seconds" else 0.0
+    if not request.quiet:
+        introduce(classifier, options, ready, warm)
+    session = Session(request, classifier, options, show)
+    try:
+        return session.run()
+    except KeyboardInterrupt:
+        kept = f"; what was scored is kept in {request.trace}.parts" if request.trace else ""
+        return complain(f"interrupted: {session.done} done{kept}", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+
+
+def check(request: Request, people: bool) -> int | None:
+    """Everything that can be refused before PyTorch is imported. Returns the batch size, None for auto.
+
+    Raises ValueError in one line. What is cheapest to find out comes first.
+    """
+    if not request.images and request.files_from is None:
+        raise ValueError(
+            "no images given: name files, folders, globs, - (an image on stdin) or --files-from LIST"
+        )
+    if not 0 < request.delta < 1:
+        raise ValueError(f"--delta must lie between 0 and 1, got {request.delta:g}")
+    if request.live and not people:
+        reason = "--json prints rows" if request.json else "standard output is not one"
+        raise ValueError(f"--live draws on a terminal, and {reason}: leave one of them out")
+    text = request.batch_size.strip().lower()
+    batch_size = int(text) if text.isdecimal() else None
+    if batch_size == 0 or (batch_size is None and text != "auto"):
+        raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {request.batch_size!r}")
+    if request.trace is not None:
+        path = Path(request.trace)
+        if path.exists() or path.with_name(path.name + ".parts").exists():
+            raise ValueError(f"{path} exists already: name another file for --trace, or remove it")
+        if not path.absolute().parent.is_dir():
+            raise ValueError(f"{path.absolute().parent} is not a folder: --trace writes into an existing one")
+    if request.budget is not None:
+        from anytime_cls.budget import parse_budget
+
+        parse_budget(request.budget)
+    from anytime_cls.rules import make_rule
+    from anytime_cls.zoo import read_card
+
+    card = read_card(request.model)
+    make_rule(request.rule, request.delta, card.priors)
+    return batch_size
+
+
+def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, RaceOptions]:
+    """The model and the options, all checked. Raises ValueError in one line."""
+    from anytime_cls.classifier import AnytimeClassifier, RaceOptions, choose_device, choose_dtype
+
+    classes = None
+    if request.classes is not None:
+        classes = [item.strip() for item in request.classes.split(",") if item.strip()]
+    options = RaceOptions(
+        rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
+        classes=classes, seed=request.seed, orders=request.orders, aggregate=request.aggregate,
+    )  # fmt: skip
+    choose_device(request.device)
+    choose_dtype(request.dtype)
+    classifier = AnytimeClassifier.load(request.model, request.device, request.dtype, batch_size)
+    classifier.class_ids(classes)
+    return classifier, options
+
+
+def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float, warm: float) -> None:
+    """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost."""
+    import torch
+
+    budget = options.budget
+    card: ModelCard = classifier.card
+    device = classifier.engine.device
+    where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    dtype = str(classifier.model.output.weight.dtype).removeprefix("torch.")
+    learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
+    delta = f" at δ = {options.delta:g}" if options.rule in ("paired", "strict", "marginal") else ""
+    allowed = f"budget {budget} an image" if budget else "no budget"
+    lines = (
+        f"model {card.name} ({len(card.labels)} classes) on {where}, {dtype}; "
+        f"loaded in {output.duration(ready)}{learned}, which no budget counts",
+        f"rule {options.rule}{delta}, at most {options.max_orders} {options.orders} orders, {allowed}",
+    )
+    console = Console(stderr=True)
+    output.print_text(console, *(Text(line, style="dim") for line in lines))
+
+
+class Session:
+    """One run over the images, in the order given."""
+
+    def __init__(self, request: Request, classifier: AnytimeClassifier, options: RaceOptions, show: Show):
+        self.request, self.classifier, self.options, self.show = request, classifier, options, show
+        self.done = self.failed = 0
+        self.passes = 0.0
+        self._waiting: deque[Input] = deque()  # taken from the list of inputs, not answered yet
+        self._recorder: Any = None
+        self._tick: Callable[[], None] = lambda: None
+
+    def run(self) -> int:
+        from anytime_cls.inputs import collect
+        from anytime_cls.trace import TraceError
+
+        inputs: Iterable[Input] = collect(self.request.images, self.request.files_from)
+        people = isinstance(self.show, PeopleShow)
+        began = time.perf_counter()
+        try:
+            with ExitStack() as stack:
+                if self.request.trace is not None:
+                    from .record import Recorder
+
+                    recorder = Recorder(self.request.trace, self.classifier, self.options)
+                    self._recorder = stack.enter_context(recorder)
+                if people or (sys.stderr.isatty() and not self.request.json and not self.request.quiet):
+                    inputs = list(inputs)
+                    alone = len(inputs) == 1
+                    if people and (self.request.live or (self.request.live is None and alone)):
+                        self._watch(inputs, alone)
+                        inputs = []
+                    elif not alone:
+                        self._progress(stack, len(inputs))
+                    self._race(inputs, alone)
+                else:
+                    self._race(inputs, False)
+        except TraceError as error:
+            return complain(str(error), FAILED)
+        if not self.request.quiet and self.done > 1:
+            good = self.done - self.failed
+            mean = f", {output.amount(round(self.passes / good, 1))} passes on average" if good else ""
+            failed = f", {self.failed} failed" if self.failed else ""
+            line = f"{self.done} images in {output.duration(time.perf_counter() - began)}{failed}{mean}"
+            output.print_text(Console(stderr=True), Text(line, style="dim"))
+        return FAILED if self.failed else 0
+
+    def _watch(self, inputs: Iterable[Input], alone: bool) -> None:
+        """One race after the other, each drawn while it runs."""
+        from anytime_cls.classifier import Failure
+        from anytime_cls.image import ImageError
+
+        from .live import LiveRace
+
+        assert isinstance(self.show, PeopleShow)
+        for item in inputs:
+            result: Decision | Failure
+            if item.source is None:
+                self._answer(item, Failure(item.error or ""), alone)
+                continue
+            with LiveRace(self.show.console, self.classifier) as live:
+                live.begin(item.name)
+                try:
+                    result = self.classifier.classify(item.source, self.options, live.update)
+                except ImageError as error:
+                    result = Failure(str(error))
+            self._answer(item, result, alone)
+
+    def _race(self, inputs: Iterable[Input], alone: bool) -> None:
+        """All images together: rows of different images share batches."""
+
+        def sources() -> Iterator[Source]:
+            for item in inputs:
+                self._waiting.append(item)
+                self._missing(alone)
+                if item.source is not None:
+                    yield item.source
+
+        for result in self.classifier.classify_many(sources(), self.options):
+            self._answer(self._waiting.popleft(), result, alone)
+            self._missing(alone)
+        self._missing(alone)
+
+    def _missing(self, alone: bool) -> None:
+        """Answer the inputs that could not be found and have their turn."""
+        from anytime_cls.classifier import Failure
+
+        while self._waiting and self._waiting[0].source is None:
+            item = self._waiting.popleft()
+            self._answer(item, Failure(item.error or ""), alone)
+
+    def _answer(self, item: Input, result: Decision | Failure, alone: bool) -> None:
+        from anytime_cls.classifier import Failure
+
+        if self._recorder is not None:
+            self._recorder.add(self.done, item.name, result)
+        self.done += 1
+        if isinstance(result, Failure):
+            self.failed += 1
+            self.show.error(item.name, result.error)
+        else:
+            self.passes += result.passes
+            self.show.decision(item.name, result, alone)
+        self._tick()
+
+    def _progress(self, stack: ExitStack, total: int) -> None:
+        """A bar for many images, under what is printed; on standard error when rows go to a file."""
+        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+        mixed = isinstance(self.show, PeopleShow)  # the lines and the bar share the terminal
+        console = self.show.console if isinstance(self.show, PeopleShow) else Console(stderr=True)
+        progress = Progress(
+            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[passes]:,.0f} passes"),
+            TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4,
+            redirect_stdout=mixed, redirect_stderr=mixed,
+        )  # fmt: skip
+        stack.enter_context(progress)
+        task = progress.add_task("", total=total, passes=0.0)
+        self._tick = lambda: progress.update(task, advance=1, passes=self.classifier.engine.passes)

@@ -1,0 +1,178 @@
+"""`anytime-cls`: the commands and their options. A command's work and imports are in its own file."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Sequence
+from typing import Annotated
+
+import typer
+
+from anytime_cls import __version__
+
+from .errors import INTERRUPTED, USAGE, Refused, complain
+
+app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+models = typer.Typer(rich_markup_mode=None, help="The models that can be raced.")
+app.add_typer(models, name="models")
+
+Option = typer.Option
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"anytime-cls {__version__}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def _root(
+    context: typer.Context,
+    version: Annotated[bool, Option("--version", callback=_version, is_eager=True, help="Print it.")] = False,
+) -> None:
+    """Classify images with a generative model, spending only what each image needs.
+
+    A race scores log p(image | class) under random token orders, one order after the other, and drops
+    classes as soon as they cannot win.
+    """
+    if context.invoked_subcommand is None:
+        typer.echo(context.get_help())
+        raise typer.Exit(USAGE)
+
+
+@app.command("classify")
+def _classify(
+    images: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="IMAGES...", help="Files, folders, globs, or - (an image on stdin)."),
+    ] = None,
+    model: Annotated[str, Option(help="An embedded model (see 'models ls') or a model folder.")] = "cifar10",
+    budget: Annotated[
+        str | None,
+        Option(
+            metavar="AMOUNT",
+            show_default=False,
+            help="Most to spend on an image: 0.5s, 800ms, 2m, 200passes, 8orders or 3TFLOP. Seconds run from "
+            "the decoded image to the answer. Without one: until decided, or --max-orders.",
+        ),
+    ] = None,
+    delta: Annotated[
+        float,
+        Option(metavar="P", help="Probability of another answer than all orders would give, 0 < P < 1."),
+    ] = 0.05,
+    rule: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="What drops classes: paired, strict, marginal, fixed (all orders, the paper's), funnel, "
+            "clark-jaini or halving.",
+        ),
+    ] = "paired",
+    max_orders: Annotated[int, Option(min=1, max=65535, metavar="K", help="Most orders of an image.")] = 32,
+    top: Annotated[int, Option(min=1, metavar="N", help="Classes in the ranking, best first.")] = 5,
+    classes: Annotated[
+        str | None,
+        Option(metavar="A,B,...", show_default=False, help="Race only these classes, by name or id."),
+    ] = None,
+    seed: Annotated[int, Option(metavar="N", help="Decides the random orders.")] = 0,
+    orders: Annotated[
+        str, Option(metavar="NAME", help="Orders: uniform, antithetic, raster or constant.")
+    ] = "uniform",
+    aggregate: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="Over orders: mean (of log p), logmeanexp or softmax; the last two need --rule fixed.",
+        ),
+    ] = "mean",
+    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[
+        str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")
+    ] = "float32",
+    batch_size: Annotated[
+        str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")
+    ] = "auto",
+    files_from: Annotated[
+        str | None,
+        Option(metavar="FILE", show_default=False, help="A list of images too, a path a line; - is stdin."),
+    ] = None,
+    json: Annotated[
+        bool, Option("--json", help="JSON Lines on standard output; the default when that is not a terminal.")
+    ] = False,
+    trace: Annotated[
+        str | None,
+        Option(metavar="OUT.h5", show_default=False, help="Record every log-likelihood, in a new HDF5 file."),
+    ] = None,
+    live: Annotated[
+        bool | None,
+        Option(
+            "--live/--no-live", show_default=False, help="Draw the race. Default: one image, on a terminal."
+        ),
+    ] = None,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
+) -> int:
+    """Classify images: a label, how sure, and what it cost.
+
+    Exit codes: 0 all classified, 1 some failed, 2 the command makes no sense, 130 interrupted.
+
+    \b
+    Example: anytime-cls classify photo.jpg --budget 0.5s
+             anytime-cls classify photos/ --json > answers.jsonl
+    """
+    from . import classify
+
+    request = classify.Request(
+        images=images or [], model=model, budget=budget, delta=delta, rule=rule, max_orders=max_orders,
+        top=top, classes=classes, seed=seed, orders=orders, aggregate=aggregate, device=device,
+        dtype=dtype, batch_size=batch_size, files_from=files_from, json=json, trace=trace, live=live,
+        quiet=quiet,
+    )  # fmt: skip
+    return classify.run(request)
+
+
+@models.command("ls")
+def _models_ls(
+    folders: Annotated[list[str] | None, typer.Argument(metavar="[FOLDERS...]", help="Also these.")] = None,
+    json: Annotated[bool, Option("--json", help="One JSON object a model.")] = False,
+) -> int:
+    """List the embedded models: classes, size, accuracy, licence."""
+    from . import models as command
+
+    return command.ls(folders or [], json)
+
+
+@app.command("doctor")
+def _doctor(
+    model: Annotated[str, Option(help="The model to measure: embedded, or a folder.")] = "cifar10",
+    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
+    dtype: Annotated[str, Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
+    json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
+) -> int:
+    """Check this machine: versions, devices, and measured passes per second.
+
+    Takes a few seconds, and measures anew what a batch costs here, which budgets in seconds rely on.
+    Exit code 1 if something is broken.
+    """
+    from . import doctor
+
+    return doctor.run(model, device, dtype, json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit code."""
+    usage_error = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
+    with contextlib.suppress(AttributeError, ValueError):
+        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
+    try:
+        result = app(
+            args=None if argv is None else list(argv), prog_name="anytime-cls", standalone_mode=False
+        )
+        return result if isinstance(result, int) else 0
+    except Refused as error:
+        return complain(str(error), USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        return complain("interrupted", INTERRUPTED)
+    except usage_error as error:
+        text = error.format_message()  # type: ignore[attr-defined]
+        return complain(f"{' '.join(text.split())} (--help shows the options)", USAGE)

@@ -1,0 +1,278 @@
+"""Rules: what they promise of a whole race, shown by Monte Carlo, and which promise nothing.
+
+Races are drawn from the model the bounds assume: normal class noise of sd 1 (so a paired difference has
+variance 2, the prior's), plus ups and downs that an order gives to all classes. A sound rule fails one
+of these tests with probability below 1e-4; seeds are fixed.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+from scipy.stats import binom, ttest_rel
+
+from anytime_cls.bounds import ModeratedT, PlainT, VariancePrior
+from anytime_cls.race import aggregate_scores, run
+from anytime_cls.rules import (
+    RULES,
+    ClarkJainiRule,
+    FunnelRule,
+    HalvingRule,
+    MarginalRule,
+    PairedRule,
+    make_rule,
+    paired,
+    sparse_looks,
+    top,
+)
+
+PRIORS = {
+    "paired": VariancePrior(scale=2.0, power=0.0, df=40.0),
+    "marginal": VariancePrior(scale=1.0, power=0.0, df=40.0),
+}
+K = 16
+
+
+def races(seed: int, n: int, n_classes: int, spread: float = 0.0, shared: float = 5.0, k_max: int = K):
+    """Scores [n, K, C]: class means spread apart, an order's shared noise, class noise of sd 1."""
+    rng = np.random.default_rng(seed)
+    means = rng.normal(0, spread, (n, 1, n_classes))
+    return means + rng.normal(0, shared, (n, k_max, 1)) + rng.normal(size=(n, k_max, n_classes))
+
+
+def wrong(rule, scores) -> int:
+    """Races whose answer is not that of all K_max orders."""
+    return int((run(rule, scores).prediction != scores.mean(axis=1).argmax(axis=1)).sum())
+
+
+def at_most(errors: int, n: int, delta: float) -> bool:
+    return errors <= binom.isf(1e-4, n, delta)
+
+
+# δ
+
+
+@pytest.mark.parametrize("spread", [0.0, 1.0], ids=["all-tied", "spread"])
+@pytest.mark.parametrize(("n_classes", "n"), [(2, 2000), (10, 1000), (100, 150)])
+@pytest.mark.parametrize("name", ["paired", "strict", "marginal"])
+def test_a_race_disagrees_with_k_max_at_most_delta(name, n_classes, n, spread):
+    """P(answer ≠ K_max answer) ≤ δ over all rivals and looks, whatever the means."""
+    shared = 0.0 if name == "marginal" else 5.0  # the marginal prior above is of class noise alone
+    scores = races(n_classes, n, n_classes, spread, shared)
+    for delta in (0.05, 0.3):
+        assert at_most(wrong(make_rule(name, delta, PRIORS), scores), n, delta)
+
+
+def test_the_plain_t_holds_too():
+    """Without priors `paired` falls back to the plain t, which knows no variance but what it sees."""
+    scores = 7.0 * races(1, 1000, 10)
+    for name in ("paired", "marginal"):
+        assert at_most(wrong(make_rule(name, 0.05), scores), 1000, 0.05)
+
+
+def test_two_classes_spend_what_delta_allows():
+    """One tied rival: the union over looks is the only slack, so a bound that never acts fails here."""
+    errors = wrong(make_rule("paired", 0.3, PRIORS), races(2, 2000, 2))
+    assert 0.03 * 2000 < errors
+
+
+# power
+
+
+def test_clear_races_end_early():
+    """Class means 6 noise deviations apart: a tenth of the full cost suffices, strict needs a third."""
+    scores = races(3, 200, 20, spread=6.0)
+    full = K * 20
+    assert run(make_rule("paired", 0.05, PRIORS), scores).passes.mean() < 0.15 * full
+    assert run(make_rule("strict", 0.05, PRIORS), scores).passes.mean() < 0.4 * full
+    assert run(make_rule("paired", 0.05), scores).passes.mean() < 0.4 * full  # plain t
+
+
+def test_looser_delta_is_never_slower_and_k_max_bounds_all():
+    scores = races(4, 100, 10, spread=2.0)
+    passes = [run(make_rule("paired", delta, PRIORS), scores).passes.sum() for delta in (1e-4, 0.01, 0.1, 0.5)]
+    assert passes == sorted(passes, reverse=True)
+    assert passes[0] <= 100 * K * 10
+
+
+def test_shared_noise_cancels_for_paired_and_blinds_marginal():
+    """An order's ups and downs of 20 deviations: `paired` does not notice, `marginal` drops nobody."""
+    calm = races(5, 100, 10, spread=4.0, shared=0.0)
+    noisy = calm + np.random.default_rng(5).normal(0, 20, (100, K, 1))
+    rule = make_rule("paired", 0.05, PRIORS)
+    assert run(rule, calm).passes.sum() == run(rule, noisy).passes.sum()
+    full = 100 * K * 10
+    marginal = make_rule("marginal", 0.05)
+    assert run(marginal, noisy).passes.sum() > 0.95 * full
+    assert run(marginal, calm).passes.sum() < 0.8 * full
+
+
+# where there is no promise
+
+
+def test_clark_jaini_promises_nothing_over_many_classes_and_looks():
+    """p < 2e-3 on each of 99 rivals at each of 20 looks: tied races are often decided wrongly."""
+    scores = races(6, 100, 100, shared=0.0, k_max=40)
+    assert wrong(ClarkJainiRule(), scores) > 0.1 * 100
+
+
+def test_funnel_and_halving_promise_nothing():
+    scores = races(7, 300, 10)
+    for name in ("funnel", "halving"):
+        assert wrong(make_rule(name), scores) > 0.2 * 300
+
+
+def test_paired_does_not_hold_when_variances_are_not_the_prior_s():
+    """Noise of three times the fitted deviation: far more than δ of the races disagree."""
+    prior = {"paired": VariancePrior(scale=2.0 / 9, power=0.0, df=40.0)}
+    assert wrong(make_rule("paired", 0.05, prior), races(8, 300, 10)) > 0.3 * 300
+
+
+def test_marginal_at_one_order_leans_on_its_prior_alone():
+    """One order says nothing of a class's variance: the plain t keeps all, a prior that has not seen
+    the classes' true noise drops the winner."""
+    scores = races(9, 300, 10, shared=0.0)
+    alive = np.ones((300, 10), bool)
+    assert make_rule("marginal", 0.05).keep(scores[:, :1], alive, K).all()
+    narrow = MarginalRule(ModeratedT(VariancePrior(0.05, 0.0, 40.0)), 0.05)
+    kept = narrow.keep(scores[:, :1], alive, K)
+    winner = scores.mean(axis=1).argmax(axis=1)
+    assert (~kept[np.arange(300), winner]).mean() > 0.3
+
+
+def test_paired_bounds_the_mean_of_log_p_and_no_other_aggregate():
+    """log-mean-exp is led by a class's luckiest order: a class with lower mean and more spread wins
+    there, and `paired` drops it in nearly every race."""
+    scores = np.random.default_rng(10).normal(size=(200, K, 2)) * [0.1, 4.0] - [0.0, 4.0]
+    rule = PairedRule(PlainT(), 0.05)
+    assert wrong(rule, scores) <= 0.05 * 200
+    other = aggregate_scores(scores, "logmeanexp").argmax(axis=1)
+    assert (run(rule, scores).prediction != other).mean() > 0.5
+
+
+# every rule
+
+
+@pytest.mark.parametrize("k_max", [1, 2, 3, 5, 19, 20, 21, 32, 100])
+@pytest.mark.parametrize("n_classes", [2, 3, 10, 1000])
+@pytest.mark.parametrize("name", RULES)
+def test_looks_ascend_and_end_at_k_max(name, n_classes, k_max):
+    looks = make_rule(name, 0.05, PRIORS).looks(n_classes, k_max)
+    assert looks[0] >= 1 and looks[-1] == k_max
+    assert list(looks) == sorted(set(looks))
+
+
+def test_sparse_looks():
+    assert sparse_looks(32) == (1, 2, 3, 4, 6, 8, 12, 16, 24, 32)
+    assert sparse_looks(20) == (1, 2, 3, 4, 6, 8, 12, 16, 20)
+    assert sparse_looks(1) == (1,)
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("name", RULES)
+def test_the_leader_stays_the_dead_stay_dead_and_nan_is_theirs_alone(name):
+    """At every look: the living leader is kept, no class returns, and the NaN of the dead warn nobody."""
+    rng = np.random.default_rng(11)
+    scores = rng.normal(size=(50, 40, 12)) * 3
+    rule = make_rule(name, 0.05, PRIORS)
+    alive = np.ones((50, 12), bool)
+    for look in rule.looks(12, 40)[:-1]:
+        seen = np.where(alive[:, None], scores[:, :look], np.nan)
+        keep = rule.keep(seen, alive, 40)
+        leader = np.where(alive, scores[:, :look].mean(axis=1), -np.inf).argmax(axis=1)
+        assert keep[np.arange(50), leader].all()
+        assert not (keep & ~alive).any()
+        alive = keep
+
+
+@pytest.mark.parametrize("name", ["paired", "strict", "marginal", "clark-jaini"])
+def test_ties_are_kept(name):
+    """Classes with the leader's very scores are never dropped before K_max."""
+    column = np.random.default_rng(12).normal(size=(1, 30, 1))
+    scores = np.repeat(column, 4, axis=2)
+    rule = make_rule(name, 0.5, PRIORS)
+    for look in rule.looks(4, 31)[:-1]:
+        assert rule.keep(scores[:, :look], np.ones((1, 4), bool), 31).all()
+
+
+def test_paired_splits_delta_over_rivals_and_looks():
+    rule = make_rule("paired", 0.05, PRIORS)
+    assert rule.alpha(10, 32) == pytest.approx(0.05 / 9 / 9)  # 9 rivals, 9 looks before K_max
+    assert rule.alpha(2, 1) == 0.05
+    assert make_rule("strict", 0.05, PRIORS).alpha(10, 32) == pytest.approx(0.05 / 9)  # anytime: no looks
+
+
+def test_paired_differences_by_hand():
+    scores = np.array([[[1.0, 3.0, 0.0], [3.0, 4.0, np.nan]]])
+    gap, var = paired(scores, np.array([[True, True, False]]))
+    np.testing.assert_allclose(gap[0], [1.5, 0.0, np.nan])
+    np.testing.assert_allclose(var[0], [0.5, 0.0, np.nan])
+
+
+def test_clark_jaini_is_scipys_paired_t_test():
+    """Their p-value is `ttest_rel`'s, which is two-sided; nothing happens before 20 scores."""
+    scores = races(13, 1, 30, spread=0.7, k_max=60)
+    rule = ClarkJainiRule()
+    assert rule.looks(30, 60)[0] == 20 and rule.looks(30, 12) == (12,)
+    keep = rule.keep(scores[:, :25], np.ones((1, 30), bool), 60)[0]
+    seen = scores[0, :25]
+    lead = seen[:, [seen.mean(axis=0).argmax()]]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        p = ttest_rel(np.repeat(lead, 30, axis=1), seen).pvalue
+    assert 0 < keep.sum() < 30
+    np.testing.assert_array_equal(~keep, np.nan_to_num(p, nan=1.0) < 2e-3)
+
+
+@pytest.mark.parametrize(("k_max", "passes"), [(32, 2 * 10 + 6 * 5 + 24 * 2), (1, 10), (4, 10 + 3 * 2)])
+def test_funnel_costs_the_same_for_every_image(k_max, passes):
+    """Best 5 after K/16, best 2 after K/4; stages that fall together keep the fewer."""
+    assert set(run(FunnelRule(), races(14, 20, 10, k_max=k_max)).passes) == {passes}
+
+
+@pytest.mark.parametrize(("n_classes", "k_max"), [(2, 8), (10, 32), (100, 32), (100, 128), (1000, 64)])
+def test_halving_halves_in_log2_rounds(n_classes, k_max):
+    """Each round keeps ⌈half⌉, ⌈log2 C⌉ rounds leave one class if K_max allows (Baharav & Tse 2019)."""
+    plan = HalvingRule()._plan(n_classes, k_max)
+    left = n_classes
+    for kept in plan.values():
+        assert kept == math.ceil(left / 2)
+        left = kept
+    assert left == 1 or max(plan) == k_max
+    assert len(plan) <= math.ceil(math.log2(n_classes))
+
+
+@pytest.mark.parametrize(("n_classes", "k_max"), [(16, 256), (100, 256), (10, 256)])
+def test_halving_spends_its_budget_in_equal_rounds(n_classes, k_max):
+    """t_r = ⌊T / (|S_r| ⌈log2 C⌉)⌋ new orders a round, so every round costs about T / ⌈log2 C⌉."""
+    plan = HalvingRule(saving=8.0)._plan(n_classes, k_max)
+    budget, rounds = n_classes * k_max / 8.0, math.ceil(math.log2(n_classes))
+    left, before = n_classes, 0
+    for n, kept in plan.items():
+        cost = (n - before) * left
+        assert budget / rounds - left < cost <= budget / rounds
+        left, before = kept, n
+
+
+def test_top_breaks_ties_by_index():
+    assert top(np.array([[1.0, 2.0, 2.0, -np.inf]]), 1).tolist() == [[False, True, False, False]]
+    assert top(np.array([[1.0, 2.0]]), 5).all()
+
+
+# make_rule
+
+
+@pytest.mark.parametrize("name", RULES)
+def test_make_rule_names_what_it_makes(name):
+    assert make_rule(name, 0.05, PRIORS).name == name
+
+
+def test_make_rule_refuses_in_one_line():
+    with pytest.raises(ValueError, match=r"unknown rule 'pared': choose from paired, strict"):
+        make_rule("pared")
+    for delta in (0, 1, -0.1, math.nan):
+        with pytest.raises(ValueError, match="delta must lie between 0 and 1"):
+            make_rule("paired", delta)
+    with pytest.raises(ValueError, match="needs a variance prior"):
+        make_rule("strict")
