@@ -64,7 +64,7 @@ def fit_priors(scores: Array) -> dict[str, VariancePrior]:
 
 
 def decision_means(rule: Rule, scores: Array) -> Array:
-    """Mean log-likelihoods [I, C] as they stand when a rule has decided; who left keeps its mean then."""
+    """Mean log-likelihoods [I, C] as they stand when a rule has decided (Race.means)."""
     n_images, k_max, n_classes = scores.shape
     out = np.empty((n_images, n_classes))
     for i in range(n_images):

@@ -47,8 +47,8 @@ class RaceOptions:
     def __post_init__(self) -> None:
         if isinstance(self.budget, str):
             object.__setattr__(self, "budget", parse_budget(self.budget))
-        if self.max_orders < 1:
-            raise ValueError(f"max_orders must be at least 1, got {self.max_orders}")
+        if not 1 <= self.max_orders < 1 << 16:  # a trace counts orders in 16 bits
+            raise ValueError(f"max_orders must be 1 to 65535, got {self.max_orders}")
         if self.aggregate not in AGGREGATORS:
             raise ValueError(f"unknown aggregation {self.aggregate!r}: choose from {', '.join(AGGREGATORS)}")
         if self.aggregate != "mean" and self.rule != "fixed":
@@ -73,7 +73,7 @@ class Standing:
     label: str
     index: int  # the model's class id
     probability: float
-    mean: float  # order-averaged log-likelihood over the orders it was scored on, nats
+    mean: float  # order-averaged log-likelihood, nats (Race.means)
     lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
     upper: float | None
     orders: int  # whole orders it was scored on
@@ -178,29 +178,6 @@ class AnytimeClassifier:
         self.engine.calibrate()
         return time.perf_counter() - began
 
-    def class_ids(self, classes: Sequence[str | int] | None) -> np.ndarray:
-        """Class names or ids → the model's class ids, int64 [C]. Raises ValueError naming the unknown."""
-        labels = self.labels
-        if classes is None:
-            return np.arange(len(labels))
-        by_name = {label.casefold(): i for i, label in enumerate(labels)}
-        ids = []
-        for item in classes:
-            text = str(item).strip()
-            if text.casefold() in by_name:
-                ids.append(by_name[text.casefold()])
-            elif text.isdecimal() and int(text) < len(labels):
-                ids.append(int(text))
-            else:
-                shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
-                raise ValueError(f"model {self.card.name!r} has no class {text!r}; it knows {shown}")
-        ids = list(dict.fromkeys(ids))
-        if len(ids) < 2:
-            raise ValueError(
-                f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}"
-            )
-        return np.array(ids)
-
     def rule(self, options: RaceOptions) -> Rule:
         """The options' rule, with this model's priors."""
         return make_rule(options.rule, options.delta, self.card.priors)
@@ -242,7 +219,7 @@ class AnytimeClassifier:
         """Classify many images, in order; rows of different images share batches (unless each has a
         budget in seconds, which is kept image by image). An image that cannot be read is a Failure."""
         options = options or RaceOptions()
-        ids, rule = self.class_ids(options.classes), self.rule(options)
+        ids, rule = self.card.class_ids(options.classes), self.rule(options)
         if isinstance(options.budget, Budget) and options.budget.unit == "seconds":
             self.warm_up()
         finished: dict[int, Decision | Failure] = {}

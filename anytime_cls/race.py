@@ -113,19 +113,25 @@ class Race:
         self.alive = keep
 
     def means(self) -> Array:
-        """Mean log-likelihood of every class over the pulls it has: [C]; −inf where there are none."""
+        """Order-averaged log-likelihood of every class, nats: [C]; −inf before anything was scored.
+
+        A class that left has no score on later orders. Its mean is the leader's less their paired
+        difference over the pulls they share, so that the ups and downs of the later orders, which move
+        every class, do not move its distance to the leader.
+        """
         if self.n == 0:
             empty = np.full(self.n_classes, -np.inf)
             return empty if self.prefix_scores is None else self.prefix_scores
         pulls = self.pulls
-        have = ~np.isnan(pulls)
-        return np.where(have, pulls, 0).sum(axis=0) / np.maximum(have.sum(axis=0), 1)
+        living = np.where(self.alive, pulls.mean(axis=0), -np.inf)
+        lead = int(living.argmax())
+        gaps = np.nanmean(pulls[:, [lead]] - pulls, axis=0)
+        return np.where(self.alive, living, living[lead] - gaps)
 
     @property
     def leader(self) -> int:
         """The answer now: the living class of highest mean."""
-        means = self.means()
-        return int(np.where(self.alive, means, -np.inf).argmax())
+        return int(np.where(self.alive, self.means(), -np.inf).argmax())
 
     def intervals(self) -> tuple[Array, Array]:
         """Lower and upper bounds of every class's mean for display: two [C].
@@ -186,9 +192,8 @@ class Race:
     def aggregate(self, how: str, temperature: float = 1.0) -> Array:
         """Class probabilities [C] from what was scored.
 
-        `mean`: soft-max of the mean log-likelihoods over `temperature` (classes that left keep the mean
-        they left with). `logmeanexp` and `softmax`, the reference's alternatives: log of the mean
-        likelihood, and the mean of each order's soft-max.
+        `mean`: soft-max of :meth:`means` over `temperature`. `logmeanexp` and `softmax`, the reference's
+        alternatives: log of the mean likelihood, and the mean of each order's soft-max.
         """
         scores = self.pulls if self.n else self.means()[None]
         if how == "mean":

@@ -356,7 +356,7 @@ def _clean(provenance: Mapping[str, Any], labels: Sequence[str] | None) -> dict[
             continue
         items = list(value) if isinstance(value, (list, tuple, np.ndarray)) else [value]
         items = [item.item() if isinstance(item, np.generic) else item for item in items]
-        items = [str(item) if isinstance(item, os.PathLike) else item for item in items]
+        items = [str(item) if isinstance(item, os.PathLike | str) else item for item in items]
         kinds = {type(item) for item in items}
         big = kinds == {int} and max(map(abs, items)) >= 1 << 63
         if big or len(kinds) > 1 or not kinds <= {str, int, float, bool}:

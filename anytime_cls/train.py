@@ -412,6 +412,13 @@ def finish(
             expected_calibration_error(probability.max(axis=1), probability.argmax(axis=1) == labels), 4
         ),
     }
+    np.savez_compressed(  # every pass is kept, so that anything else can be fitted without a model
+        out / "scores.npz",
+        calibration=held_scores,
+        calibration_labels=held_labels,
+        test=scores,
+        test_labels=labels,
+    )
     config = tokenizer.config
     fields = {
         "name": name,

@@ -11,10 +11,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from anytime_cls.bounds import VariancePrior
 
@@ -69,6 +71,29 @@ class ModelCard:
     def identity(self) -> str:
         """One hash for the model and its tokenizer."""
         return hashlib.sha256("".join(self.sha256[name] for name in WEIGHTS).encode()).hexdigest()
+
+    def class_ids(self, classes: Sequence[str | int] | None) -> np.ndarray:
+        """Class names or ids → the model's class ids, int64 [C]. Raises ValueError naming the unknown."""
+        labels = self.labels
+        if classes is None:
+            return np.arange(len(labels))
+        by_name = {label.casefold(): i for i, label in enumerate(labels)}
+        ids = []
+        for item in classes:
+            text = str(item).strip()
+            if text.casefold() in by_name:
+                ids.append(by_name[text.casefold()])
+            elif text.isdecimal() and int(text) < len(labels):
+                ids.append(int(text))
+            else:
+                shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+                raise ValueError(f"model {self.name!r} has no class {text!r}; it knows {shown}")
+        ids = list(dict.fromkeys(ids))
+        if len(ids) < 2:
+            raise ValueError(
+                f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}"
+            )
+        return np.array(ids)
 
 
 def embedded_names() -> list[str]:

@@ -71,7 +71,7 @@ def run(request: Request) -> int:
     try:
         return session.run()
     except KeyboardInterrupt:
-        kept = f"; what was scored is kept in {request.trace}.parts" if request.trace else ""
+        kept = f"; the trace so far is {request.trace}.parts" if request.trace else ""
         return complain(f"interrupted: {session.done} done{kept}", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
         with contextlib.suppress(OSError, ValueError):
@@ -99,8 +99,9 @@ def check(request: Request, people: bool) -> int | None:
         raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {request.batch_size!r}")
     if request.trace is not None:
         path = Path(request.trace)
-        if path.exists() or path.with_name(path.name + ".parts").exists():
-            raise ValueError(f"{path} exists already: name another file for --trace, or remove it")
+        for there in (path, path.with_name(path.name + ".parts")):
+            if there.exists():
+                raise ValueError(f"{there} exists already: name another file for --trace, or remove it")
         if not path.absolute().parent.is_dir():
             raise ValueError(f"{path.absolute().parent} is not a folder: --trace writes into an existing one")
     if request.budget is not None:
@@ -118,6 +119,7 @@ def check(request: Request, people: bool) -> int | None:
 def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, RaceOptions]:
     """The model and the options, all checked. Raises ValueError in one line."""
     from anytime_cls.classifier import AnytimeClassifier, RaceOptions, choose_device, choose_dtype
+    from anytime_cls.zoo import read_card
 
     classes = None
     if request.classes is not None:
@@ -126,11 +128,10 @@ def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, R
         rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
         classes=classes, seed=request.seed, orders=request.orders, aggregate=request.aggregate,
     )  # fmt: skip
+    read_card(request.model).class_ids(classes)
     choose_device(request.device)
     choose_dtype(request.dtype)
-    classifier = AnytimeClassifier.load(request.model, request.device, request.dtype, batch_size)
-    classifier.class_ids(classes)
-    return classifier, options
+    return AnytimeClassifier.load(request.model, request.device, request.dtype, batch_size), options
 
 
 def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float, warm: float) -> None:
@@ -260,15 +261,10 @@ class Session:
 
     def _progress(self, stack: ExitStack, total: int) -> None:
         """A bar for many images, under what is printed; on standard error when rows go to a file."""
-        from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+        from .live import progress_bar
 
         mixed = isinstance(self.show, PeopleShow)  # the lines and the bar share the terminal
         console = self.show.console if isinstance(self.show, PeopleShow) else Console(stderr=True)
-        progress = Progress(
-            BarColumn(), MofNCompleteColumn(), TextColumn("{task.fields[passes]:,.0f} passes"),
-            TimeRemainingColumn(), console=console, transient=True, refresh_per_second=4,
-            redirect_stdout=mixed, redirect_stderr=mixed,
-        )  # fmt: skip
-        stack.enter_context(progress)
-        task = progress.add_task("", total=total, passes=0.0)
-        self._tick = lambda: progress.update(task, advance=1, passes=self.classifier.engine.passes)
+        progress = stack.enter_context(progress_bar(console, self.classifier, mixed))
+        task = progress.add_task("", total=total)
+        self._tick = lambda: progress.advance(task)

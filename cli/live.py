@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
 from rich.segment import Segment
 from rich.style import Style
+from rich.text import Text
 
 from .errors import readable
 from .output import amount, count, duration
@@ -90,6 +92,26 @@ class LiveRace:
         self._next = ended + max(1 / FRAMES, busy / SHARE, (ended - began) / WAITING)
 
 
+class Passes(ProgressColumn):
+    """Forward passes run so far: they move also while no image is finished."""
+
+    def __init__(self, classifier: AnytimeClassifier):
+        super().__init__()
+        self.engine = classifier.engine
+
+    def render(self, task: Task) -> Text:
+        return Text(count(int(self.engine.passes), "pass"))
+
+
+def progress_bar(console: Console, classifier: AnytimeClassifier, redirect: bool) -> Progress:
+    """Images done, passes run and time left, for many images. redirect: what is printed goes above it."""
+    return Progress(
+        BarColumn(), MofNCompleteColumn(), Passes(classifier), TimeRemainingColumn(),
+        console=console, transient=True, refresh_per_second=4, redirect_stdout=redirect,
+        redirect_stderr=redirect,
+    )  # fmt: skip
+
+
 def picture(job: Job, labels: list[str], width: int, name: str) -> list[Line]:
     """One frame, no line wider than `width` columns."""
     race, spending = job.race, job.spending
@@ -148,7 +170,7 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
         if known[c]:
             cells = [_column(x, top, scale, at, room) for x in (lower[c], means[c], upper[c])]
             line += _bar(*cells, at, room, style, is_in)
-            gap = f" {means[c]:9.1f} nats" if c == leader else f" {means[c] - top:+9.1f}"
+            gap = f" {means[c]:9.1f} nats" if c == leader else f" {means[c] - top:+9.2f}"
             fate = "" if is_in else f"  out at {race.left_at[c] * race.block}"
             line.append(Segment(gap + fate, style))
         lines.append(_cut(line, width))

@@ -12,6 +12,7 @@ import typer
 from anytime_cls import __version__
 
 from .errors import INTERRUPTED, USAGE, Refused, complain
+from .train import train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 models = typer.Typer(rich_markup_mode=None, help="The models that can be raced.")
@@ -45,7 +46,7 @@ def _root(
 def _classify(
     images: Annotated[
         list[str] | None,
-        typer.Argument(metavar="IMAGES...", help="Files, folders, globs, or - (an image on stdin)."),
+        typer.Argument(metavar="IMAGES", help="Files, folders, globs, or - (an image on stdin)."),
     ] = None,
     model: Annotated[str, Option(help="An embedded model (see 'models ls') or a model folder.")] = "cifar10",
     budget: Annotated[
@@ -157,6 +158,9 @@ def _doctor(
     from . import doctor
 
     return doctor.run(model, device, dtype, json)
+
+
+app.command("train")(train)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

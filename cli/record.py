@@ -25,7 +25,7 @@ class Recorder:
     """Adds the images of one run to a trace. The context manager closes the trace, as TraceWriter does."""
 
     def __init__(self, path: str, classifier: AnytimeClassifier, options: RaceOptions):
-        ids = classifier.class_ids(options.classes).tolist()
+        ids = classifier.card.class_ids(options.classes).tolist()
         self._position = {index: at for at, index in enumerate(ids)}
         labels = [classifier.labels[index] for index in ids]
         self._writer = TraceWriter.create(path, provenance(classifier, options), labels)
@@ -107,7 +107,7 @@ def versions() -> dict[str, str]:
     return {
         "anytime_cls": anytime_cls.__version__,
         "python": platform.python_version(),
-        "torch": torch.__version__,
+        "torch": str(torch.__version__),  # a subclass of str
         "numpy": np.__version__,
         "pillow": PIL.__version__,
         "jpeg": f"{jpeg} {number}",

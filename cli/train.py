@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from .errors import INTERRUPTED, Refused, complain
+
 
 def train(
     dataset: Annotated[
@@ -17,7 +19,7 @@ def train(
     out: Annotated[Path, typer.Option(help="Directory for checkpoints and the finished model.")],
     name: Annotated[str, typer.Option(help="The model's name; the output folder's by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")] = False,
-    image_size: Annotated[int, typer.Option(help="Pixels a side; 4 pixels make a token.")] = 32,
+    image_size: Annotated[int, typer.Option(help="Pixels a side; a token covers 4 × 4 of them.")] = 32,
     tokenizer_labels: Annotated[
         bool, typer.Option(help="Train the tokenizer with a class head too (its tokens then know labels).")
     ] = True,
@@ -33,9 +35,12 @@ def train(
     test_images: Annotated[
         int, typer.Option(help="Test images scored in full for the reported accuracy.")
     ] = 1000,
+    license: Annotated[
+        str, typer.Option(help="Licence of the weights, stated in model.json.")
+    ] = "not stated",
     device: Annotated[str, typer.Option(help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
     seed: Annotated[int, typer.Option(help="Decides initial weights, data order and held-out images.")] = 0,
-) -> None:
+) -> int:
     """Train a tokenizer and an any-order transformer on a folder of images, and calibrate them.
 
     Writes a model directory that --model takes. Interrupted runs go on with --resume.
@@ -50,8 +55,10 @@ def train(
     from anytime_cls.train import train as fit
 
     console = Console(stderr=True)
-    if dim % 32:
-        raise ValueError(f"--dim must be a multiple of 32, got {dim}")
+    if dim % 32 or dim < 32:
+        raise Refused(f"--dim must be a multiple of 32, got {dim}")
+    if image_size % 4 or image_size < 8:
+        raise Refused(f"--image-size must be a multiple of 4 from 8, got {image_size}")
     recipe = Recipe(
         image_size=image_size,
         tokenizer_labels=tokenizer_labels,
@@ -87,27 +94,34 @@ def train(
         def report(stage: str, step: int, steps: int, loss: float, rate: float) -> None:
             show(stage, step, steps, f"loss {loss:.4f}, {rate:.0f} images/s")
 
-        tokenizer, model, held_out, test = fit(
-            dataset,
-            out,
-            recipe,
-            device=choose_device(device),
-            resume=resume,
-            limit=limit or None,
-            report=report,
-        )
-        card = finish(
-            tokenizer, model, held_out, test, recipe, out,
-            name=name or out.resolve().name,
-            data=f"{dataset.resolve().name}, {len(held_out.classes)} classes",
-            notes={},
-            calibration_images=calibration_images,
-            test_images=test_images,
-            progress=lambda stage, done, total: show(stage, done, total, "images scored in full"),
-        )  # fmt: skip
+        try:
+            fitted = fit(
+                dataset,
+                out,
+                recipe,
+                device=choose_device(device),
+                resume=resume,
+                limit=limit or None,
+                report=report,
+            )
+            card = finish(
+                *fitted, recipe, out,
+                name=name or out.resolve().name,
+                data=f"{dataset.resolve().name}, {len(fitted[2].classes)} classes",
+                notes={"license": license},
+                calibration_images=calibration_images,
+                test_images=test_images,
+                progress=lambda stage, done, total: show(stage, done, total, "images scored in full"),
+            )  # fmt: skip
+        except ValueError as error:
+            raise Refused(str(error)) from None
+        except KeyboardInterrupt:
+            bar.stop()
+            return complain(f"interrupted: the same command with --resume goes on from {out}", INTERRUPTED)
     metrics = card.fields["metrics"]
     console.print(f"{out}: model {card.name!r}, accuracy on {metrics['images']} {metrics['measured_on']}:")
     for k, value in metrics["accuracy_at_k"].items():
         console.print(
             f"  K = {k:>2}: {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]", highlight=False
         )
+    return 0

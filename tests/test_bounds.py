@@ -48,7 +48,9 @@ def draw_variance(rng: np.random.Generator, prior: VariancePrior, gap: float, n:
     return prior.variance(np.asarray(gap)) * prior.df / rng.chisquare(prior.df, n)
 
 
-def differences(seed: int, gap: float, prior: VariancePrior = PRIOR, n: int = N, k_max: int = K) -> np.ndarray:
+def differences(
+    seed: int, gap: float, prior: VariancePrior = PRIOR, n: int = N, k_max: int = K
+) -> np.ndarray:
     """Paired differences [n, k_max], normal with the prior's variances, whose K_max mean is exactly `gap`.
 
     gap = 0 is the least favourable pair that can still err.
@@ -147,7 +149,9 @@ def test_normal_mixture_tends_to_howards_known_variance_boundary():
     for n in (1, 4, 12):
         tau, alpha = effective_n(n, K), 0.01
         square = 4.0 / tau * (1 + 2.0 / tau) * np.log((tau + 2.0) / (2.0 * alpha**2))
-        assert sure.radius(np.array(1.0), np.array(9.0), n, K, alpha) == pytest.approx(np.sqrt(square), rel=1e-4)
+        assert sure.radius(np.array(1.0), np.array(9.0), n, K, alpha) == pytest.approx(
+            np.sqrt(square), rel=1e-4
+        )
 
 
 # where the bounds hold
@@ -168,7 +172,9 @@ def test_a_prior_that_depends_on_the_gap_stays_on_the_safe_side(gap):
 
     A larger observed gap brings a larger prior variance; a true gap below zero must be overcome first.
     """
-    for errors in excluded(ModeratedT(SLOPED), differences(2, gap, SLOPED), 0.05, [1, 2, 4, 8, 15]).sum(axis=0):
+    for errors in excluded(ModeratedT(SLOPED), differences(2, gap, SLOPED), 0.05, [1, 2, 4, 8, 15]).sum(
+        axis=0
+    ):
         assert at_most(errors, N, 0.05)
 
 
@@ -206,8 +212,14 @@ def test_plain_t_without_the_finite_factor_is_only_wider():
 
 @pytest.mark.parametrize(
     ("bound", "n", "power"),
-    [(PlainT(), 2, 0.004), (PlainT(), 8, 0.9), (ModeratedT(PRIOR), 1, 0.25), (ModeratedT(PRIOR), 2, 0.9)]
-    + [(NormalMixture(PRIOR), 4, 0.7), (NormalMixture(PRIOR), 6, 0.95)],
+    [
+        (PlainT(), 2, 0.004),
+        (PlainT(), 8, 0.9),
+        (ModeratedT(PRIOR), 1, 0.25),
+        (ModeratedT(PRIOR), 2, 0.9),
+        (NormalMixture(PRIOR), 4, 0.7),
+        (NormalMixture(PRIOR), 6, 0.95),
+    ],
     ids=str,
 )
 def test_a_gap_of_four_deviations_is_seen(bound, n, power):

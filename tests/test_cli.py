@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +35,18 @@ class Terminal(io.StringIO):
 
 
 @pytest.fixture
-def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
-    out = Terminal()
-    monkeypatch.setenv("TERM", "xterm-256color")
-    monkeypatch.setenv("COLUMNS", "100")
-    monkeypatch.delenv("NO_COLOR", raising=False)
-    monkeypatch.setattr(sys, "stdout", out)
-    return out
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """Runs `classify` on a terminal: exit code, and what was written to it."""
+
+    def run(*args: object) -> tuple[int, str]:
+        out = Terminal()
+        monkeypatch.setenv("TERM", "xterm-256color")
+        monkeypatch.setenv("COLUMNS", "100")
+        monkeypatch.delenv("NO_COLOR", raising=False)
+        monkeypatch.setattr(sys, "stdout", out)
+        return main(["classify", *map(str, args)]), out.getvalue()
+
+    return run
 
 
 def plain(text: str) -> str:
@@ -275,10 +281,11 @@ def test_existing_trace_is_refused(tiny_model_dir, photo, tmp_path, capsys):
 # --- a terminal ------------------------------------------------------------------------------------------
 
 
-def test_terminal_gets_a_line_and_a_ranking(tiny_model_dir, photo, terminal, capsys):
-    options = ["--no-live", "--top", "3", "--max-orders", "8"]
-    assert main(["classify", str(photo), "--model", str(tiny_model_dir), *options]) == 0
-    first, *ranking = plain(terminal.getvalue()).splitlines()
+def test_terminal_gets_a_line_and_a_ranking(tiny_model_dir, photo, terminal):
+    options = ("--no-live", "--top", 3, "--max-orders", 8)
+    code, out = terminal(photo, "--model", tiny_model_dir, *options)
+    assert code == 0
+    first, *ranking = plain(out).splitlines()
     found = re.fullmatch(
         rf"{re.escape(str(photo))}: (\w+) ([<>\d.]+) %  (\d) orders?, (\d+) of 80 passes, \S+ m?s, (.*)",
         first,
@@ -289,22 +296,22 @@ def test_terminal_gets_a_line_and_a_ranking(tiny_model_dir, photo, terminal, cap
 
 def test_terminal_is_safe_from_file_names(tiny_model_dir, tmp_path, terminal):
     evil = write_photo(tmp_path / "a\x1b[2Jb\nc.jpg")
-    gone = str(tmp_path / "[bold]gone.jpg")
-    assert main(["classify", str(evil), gone, "--model", str(tiny_model_dir), "--max-orders", "2", "-q"]) == 1
-    out = terminal.getvalue()
-    assert "\x1b[2Jb" not in out and "a\ufffd[2Jb\ufffdc.jpg: " in plain(out)
-    assert f"{gone}: error: no such file" in plain(out)
+    gone = str(tmp_path / "[bold]gone")
+    code, out = terminal(evil, gone, "--model", tiny_model_dir, "--max-orders", 2, "-q")
+    assert code == 1 and "\x1b[2Jb" not in out and "a\ufffd[2Jb\ufffdc.jpg: " in plain(out)
+    assert f"{gone}: error: no file matches" in plain(out)
 
 
 def test_live_picture(tiny_model_dir, photo, terminal):
-    args = ["classify", str(photo), "--model", str(tiny_model_dir), "--rule", "marginal", "--budget", "1m"]
-    assert main(args) == 0
-    out = plain(terminal.getvalue())
+    options = ("--rule", "marginal", "--budget", "1m", "--device", "cpu")
+    code, out = terminal(photo, "--model", tiny_model_dir, *options)
+    out = plain(out)
+    assert code == 0
     assert "▶" in out and "classes in" in out and "% of 60s" in out and "▒" in out
     assert f"{photo}: " in out.splitlines()[-7]  # the answer comes after the picture, with a ranking of 5
 
 
-def test_live_frames_are_throttled(tiny_model_dir, photo, terminal):
+def test_live_frames_are_throttled(tiny_model_dir, photo):
     from anytime_cls_cli.live import FRAMES, LiveRace
     from rich.console import Console
 
@@ -312,15 +319,15 @@ def test_live_frames_are_throttled(tiny_model_dir, photo, terminal):
 
     classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu", batch_size=1)
     updates = []
-    with LiveRace(Console(), classifier) as live:
+    with LiveRace(Console(file=Terminal(), force_terminal=True, width=100), classifier) as live:
         live.begin("x")
 
         def update(job):
             updates.append(job)
             live.update(job)
 
-        decision = classifier.classify(photo, RaceOptions(rule="fixed", max_orders=30), update)
-    assert len(updates) == 300 and 1 <= live.frames <= 1 + decision.seconds * FRAMES
+        decision = classifier.classify(photo, RaceOptions(rule="fixed", max_orders=8), update)
+    assert len(updates) == 80 and 1 <= live.frames <= 1 + decision.seconds * FRAMES
 
 
 @pytest.mark.parametrize("width", [40, 80, 200])

@@ -217,8 +217,8 @@ def test_content_key_is_fixed_for_ever_and_by_content_only() -> None:
 def test_lossless_files_come_back_as_they_were(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "picture.of_any_name"
     path.write_bytes(saved(Image.fromarray(CORNERS), kind, **({"lossless": True} if kind == "WEBP" else {})))
-    with open(path, "rb") as file:
-        for source in (path, str(path), path.read_bytes(), file, Image.open(path)):
+    with open(path, "rb") as file, Image.open(path) as opened:
+        for source in (path, str(path), path.read_bytes(), file, opened):
             np.testing.assert_array_equal(pixels(source), CORNERS)
 
 
@@ -348,7 +348,9 @@ def test_exif_orientation_is_applied_once(kind: str, orientation: int) -> None:
     tagged.info["exif"] = exif.tobytes()
     exif[0x0112] = orientation
     stored = ImageOps.exif_transpose(tagged)
-    options = {"quality": 100} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    options = (
+        {"quality": 100, "subsampling": 0} if kind == "JPEG" else {"lossless": True} if kind == "WEBP" else {}
+    )
     data = saved(stored, kind, exif=exif, **options)
     out = decode(data)
     assert out.size == (24, 16)

@@ -47,7 +47,7 @@ def test_orders_do_not_depend_on_what_was_drawn_before(name):
     """Neither on call history nor on NumPy's global state nor on the sampler object."""
     sampler = OrderSampler(name, 64)
     forward = [sampler.order(IMAGE, k) for k in range(6)]
-    np.random.seed(1)  # noqa: NPY002
+    np.random.seed(1)
     sampler.order(b"another", 3)
     backward = [OrderSampler(name, 64).order(IMAGE, k) for k in reversed(range(6))][::-1]
     np.testing.assert_array_equal(forward, backward)
@@ -89,7 +89,10 @@ def test_antithetic_orders_come_in_a_pair_with_its_reverse():
     assert sampler.block == 2
     for k in range(0, 10, 2):
         np.testing.assert_array_equal(sampler.order(IMAGE, k + 1), sampler.order(IMAGE, k)[::-1])
-    assert sampler.order(IMAGE, 2).tolist() not in (sampler.order(IMAGE, 0).tolist(), sampler.order(IMAGE, 1).tolist())
+    assert sampler.order(IMAGE, 2).tolist() not in (
+        sampler.order(IMAGE, 0).tolist(),
+        sampler.order(IMAGE, 1).tolist(),
+    )
 
 
 def test_the_paper_s_baselines_are_one_order():

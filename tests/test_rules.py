@@ -75,7 +75,7 @@ def test_the_plain_t_holds_too():
 def test_two_classes_spend_what_delta_allows():
     """One tied rival: the union over looks is the only slack, so a bound that never acts fails here."""
     errors = wrong(make_rule("paired", 0.3, PRIORS), races(2, 2000, 2))
-    assert 0.03 * 2000 < errors
+    assert errors > 0.03 * 2000
 
 
 # power
@@ -92,7 +92,9 @@ def test_clear_races_end_early():
 
 def test_looser_delta_is_never_slower_and_k_max_bounds_all():
     scores = races(4, 100, 10, spread=2.0)
-    passes = [run(make_rule("paired", delta, PRIORS), scores).passes.sum() for delta in (1e-4, 0.01, 0.1, 0.5)]
+    passes = [
+        run(make_rule("paired", delta, PRIORS), scores).passes.sum() for delta in (1e-4, 0.01, 0.1, 0.5)
+    ]
     assert passes == sorted(passes, reverse=True)
     assert passes[0] <= 100 * K * 10
 
@@ -113,9 +115,13 @@ def test_shared_noise_cancels_for_paired_and_blinds_marginal():
 
 
 def test_clark_jaini_promises_nothing_over_many_classes_and_looks():
-    """p < 2e-3 on each of 99 rivals at each of 20 looks: tied races are often decided wrongly."""
-    scores = races(6, 100, 100, shared=0.0, k_max=40)
-    assert wrong(ClarkJainiRule(), scores) > 0.1 * 100
+    """p < 2e-3 for each of 19 rivals at each of 9 looks: of classes with the very same expectation one is
+    dropped in far more than 2e-3, or 5 %, of the races."""
+    scores, alive, rule = races(6, 60, 20, shared=0.0, k_max=100), np.ones((60, 20), bool), ClarkJainiRule()
+    dropped = np.zeros(60, bool)
+    for n in range(20, 101, 10):
+        dropped |= ~rule.keep(scores[:, :n], alive, 10_000).all(axis=1)
+    assert dropped.mean() > 0.2
 
 
 def test_funnel_and_halving_promise_nothing():
@@ -243,7 +249,7 @@ def test_halving_halves_in_log2_rounds(n_classes, k_max):
     assert len(plan) <= math.ceil(math.log2(n_classes))
 
 
-@pytest.mark.parametrize(("n_classes", "k_max"), [(16, 256), (100, 256), (10, 256)])
+@pytest.mark.parametrize(("n_classes", "k_max"), [(16, 256), (32, 256), (10, 256)])
 def test_halving_spends_its_budget_in_equal_rounds(n_classes, k_max):
     """t_r = ⌊T / (|S_r| ⌈log2 C⌉)⌋ new orders a round, so every round costs about T / ⌈log2 C⌉."""
     plan = HalvingRule(saving=8.0)._plan(n_classes, k_max)

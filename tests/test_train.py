@@ -56,7 +56,7 @@ def test_a_trained_model_classifies_new_pictures(trained, stripes):
     assert card.labels == ["blue", "green", "red"]
     metrics = card.fields["metrics"]
     assert metrics["measured_on"] == "test images" and metrics["images"] == 36
-    assert metrics["accuracy_at_k"]["8" if "8" in metrics["accuracy_at_k"] else "4"]["value"] >= 0.9
+    assert set(metrics["accuracy_at_k"]) == {"1", "4"} and metrics["accuracy_at_k"]["4"]["value"] >= 0.9
     assert {row["rule"] for row in metrics["rules_at_delta_0.05"]} >= {"paired", "fixed", "marginal"}
     assert card.temperature > 0 and set(card.priors) == {"paired", "marginal"}
     classifier = AnytimeClassifier.load(str(out), device="cpu")
