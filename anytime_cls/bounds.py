@@ -136,7 +136,7 @@ class NormalMixture:
     """
 
     prior: VariancePrior
-    rho: float = 1.0  # prior observations of the shift; small: tighter late, large: tighter early
+    rho: float = 0.1  # prior observations of the shift; small: tighter early, large: tighter late
     anytime = True
 
     def _sum_of_squares(self, gap: np.ndarray, var: np.ndarray, n: int) -> np.ndarray:
@@ -168,7 +168,8 @@ def _t_tail(gap: np.ndarray, var: np.ndarray, tau: float, df: float) -> np.ndarr
     if np.isinf(tau):
         return np.where(np.asarray(gap) > 0, 0.0, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
-        return stats.t.sf(np.asarray(gap) / np.sqrt(var / tau), df)
+        t = np.asarray(gap) / np.sqrt(var / tau)
+    return stats.t.sf(np.where(np.isnan(t), 0.0, t), df)  # no gap and no variance: no separation
 
 
 def fit_variance_prior(
@@ -193,8 +194,9 @@ def fit_variance_prior(
     x = np.log(np.maximum(gap, floor))
     z = np.log(var) - digamma(df / 2) + np.log(df / 2)
     if power is None:
-        slope, intercept = np.polyfit(x, z, 1)
-        slope = max(float(slope), 0.0)  # a variance falling with the gap would make a lucky gap look sure
+        slope = 0.0 if np.ptp(x) < 1e-9 else float(np.polyfit(x, z, 1)[0])
+        # the prior is read at the observed gap, which is safe only while a larger gap looks no surer
+        slope = min(max(slope, 0.0), 2.0)
     else:
         slope = power
     intercept = float(np.mean(z - slope * x))

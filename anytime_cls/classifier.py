@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from scipy.special import softmax
 
 from anytime_cls.bounds import Bound, ModeratedT, PlainT
 from anytime_cls.budget import Budget, parse_budget
@@ -233,7 +232,7 @@ class AnytimeClassifier:
 
         turn = 0
         for job in self.engine.race(jobs(), on_update):
-            finished[job.index] = self._decision(job, options)
+            finished[job.index] = Failure(job.error) if job.error else self._decision(job, options)
             while turn in finished:
                 yield finished.pop(turn)
                 turn += 1
@@ -251,13 +250,9 @@ class AnytimeClassifier:
 
     def _decision(self, job: Job, options: RaceOptions) -> Decision:
         race, labels = job.race, self.labels
-        means = race.means()
-        if options.aggregate == "mean" or race.n == 0:
-            probability = softmax(means / self.card.temperature)
-            leader = race.leader
-        else:
-            probability = race.aggregate(options.aggregate, self.card.temperature)
-            leader = int(probability.argmax())
+        means, how = race.means(), options.aggregate if race.n else "mean"
+        probability = race.aggregate(how, self.card.temperature)
+        leader = race.leader if how == "mean" else int(probability.argmax())
         lower, upper = race.intervals()
         orders_of = np.where(race.alive, race.n, race.left_at) * race.block
         # the winner first, then those still in, then those who left, each by mean

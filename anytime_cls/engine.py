@@ -51,6 +51,7 @@ class Job:
     budget: Budget | None = None
     started: float = field(default_factory=time.perf_counter)
     stop: str = ""
+    error: str = ""  # why there is no answer
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
     spending: Spending | None = None
@@ -227,6 +228,8 @@ class Engine:
     def _score(self, pieces: list[Piece]) -> None:
         """Run whole orders and hand the numbers to their races."""
         for (job, order, classes), values in zip(pieces, self._run(pieces, None), strict=True):
+            if not self._usable(job, values):
+                continue
             job.records.append(Record(order, classes, self.n_tokens, job._rounds, values))
             job.race.record(order, classes, values)
         for job in {id(piece[0]): piece[0] for piece in pieces}.values():
@@ -241,9 +244,20 @@ class Engine:
         for start in range(0, len(everyone), self.batch_size):
             some = everyone[start : start + self.batch_size]
             values[some] = self._run([(job, 0, some)], prefix)[0]
+            if not self._usable(job, values[some]):
+                return
             job.records.append(Record(0, some, prefix, job._rounds, values[some]))
         job.spending.charge(len(everyone), prefix, 1.0)
         job.race.record_prefix(values)
+
+    def _usable(self, job: Job, values: np.ndarray) -> bool:
+        """Whether these numbers can be raced; a job whose numbers overflowed ends with an error."""
+        if not np.isfinite(values).all():
+            dtype = str(self.model.output.weight.dtype).removeprefix("torch.")
+            job.error = f"the model's log-likelihoods are not finite in {dtype}: use float32"
+            job.stop = "failed"
+            job._pending.clear()
+        return not job.error
 
     def _run(self, pieces: list[Piece], prefix: int | None) -> list[np.ndarray]:
         """Log-likelihoods [n] of each piece, nats; halves the batch when memory runs out."""

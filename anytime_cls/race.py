@@ -88,7 +88,13 @@ class Race:
         return Request(orders, np.flatnonzero(self.alive))
 
     def record(self, order: int, classes: Array, values: Array) -> None:
-        """Take log-likelihoods [n] of one order, for some or all of the classes asked for."""
+        """Take log-likelihoods [n] of one order, for some or all of the classes asked for.
+
+        Raises ValueError for numbers that are not finite: NaN marks what was not scored.
+        """
+        values = np.asarray(values, float)
+        if not np.isfinite(values).all():
+            raise ValueError(f"log-likelihoods must be finite, and some of order {order} are not")
         self.by_order[order, classes] = values
         self.passes += len(classes)
         self._advance()
@@ -116,17 +122,20 @@ class Race:
         """Order-averaged log-likelihood of every class, nats: [C]; −inf before anything was scored.
 
         A class that left has no score on later orders. Its mean is the leader's less their paired
-        difference over the pulls they share, so that the ups and downs of the later orders, which move
-        every class, do not move its distance to the leader.
+        difference over the pulls they share (never above the leader's), so that the ups and downs of the
+        later orders, which move every class, do not move its distance to the leader.
         """
         if self.n == 0:
             empty = np.full(self.n_classes, -np.inf)
             return empty if self.prefix_scores is None else self.prefix_scores
         pulls = self.pulls
-        living = np.where(self.alive, pulls.mean(axis=0), -np.inf)
-        lead = int(living.argmax())
-        gaps = np.nanmean(pulls[:, [lead]] - pulls, axis=0)
-        return np.where(self.alive, living, living[lead] - gaps)
+        means = pulls.mean(axis=0)  # NaN for who left early
+        leader = int(np.where(self.alive, means, -np.inf).argmax())
+        for n, members in self._cohorts():
+            if n < self.n:
+                gap = (pulls[:n, [leader]] - pulls[:n, members]).mean(axis=0)
+                means[members] = means[leader] - np.maximum(gap, 0)
+        return means
 
     @property
     def leader(self) -> int:
@@ -139,8 +148,10 @@ class Race:
         `marginal`'s are its own confidence bounds. The paired rules bound differences, so theirs are the
         class's mean ± the half-width on its difference to the leader (the leader's own: that of its
         closest rival): a class leaves when its upper bound falls below the leader's mean. The bounds of a
-        class that left are those it left with. Rules without bounds give (−inf, inf).
+        class that left are as wide as when it left, and move with its mean (:meth:`means`). Rules without
+        bounds give (−inf, inf).
         """
+        means = self.means()
         lower = np.full(self.n_classes, -np.inf)
         upper = np.full(self.n_classes, np.inf)
         for n, members in self._cohorts():
@@ -148,30 +159,33 @@ class Race:
                 continue
             scores, alive = self.pulls[None, :n], self._alive_at(n)[None]
             if isinstance(self.rule, MarginalRule):
-                low, up = self.rule.intervals(scores, alive, self.k_max)
-                lower[members], upper[members] = low[0, members], up[0, members]
+                half = self.rule.radius(scores, self.k_max)[0]
             elif isinstance(self.rule, PairedRule):
                 gap, radius = self.rule.radius(scores, alive, self.k_max)
-                mean = mean_scores(scores, alive)[0]
-                lead = int(mean.argmax())
+                lead = int(mean_scores(scores, alive)[0].argmax())
                 rivals = np.where(np.arange(self.n_classes) == lead, np.inf, gap[0])
                 half = radius[0].copy()
                 if np.isfinite(rivals).any():
                     half[lead] = radius[0, int(np.nanargmin(rivals))]
-                lower[members], upper[members] = (mean - half)[members], (mean + half)[members]
+            else:
+                continue
+            lower[members], upper[members] = (means - half)[members], (means + half)[members]
         return lower, upper
 
     def separation(self, bound: Bound) -> float:
         """The smallest δ at which the leader is separated from every rival, in [0, 1].
 
-        The largest, over rivals, of the bound's tail for the pair at the pulls they share, times the
-        union over rivals and (unless the bound is anytime-valid) looks. 0 when all K_max orders were
-        scored; 1 before the first whole order.
+        The largest, over rivals, of the bound's tail for the pair at the last pull that the rival was in
+        (against the leader of that moment), times the union over rivals and (unless the bound is
+        anytime-valid) looks. 0 when all K_max orders were scored; 1 before the first whole order.
         """
         if self.n == 0:
             return 1.0
-        leader, worst, pulls = self.leader, 0.0, self.pulls
+        worst, pulls = 0.0, self.pulls
         for n, members in self._cohorts():
+            if n == 0:
+                continue
+            leader = int(mean_scores(pulls[None, :n], self._alive_at(n)[None])[0].argmax())
             members = members[members != leader]
             if len(members) == 0 or n >= self.k_max:
                 continue
@@ -197,7 +211,9 @@ class Race:
         """
         scores = self.pulls if self.n else self.means()[None]
         if how == "mean":
-            return softmax(self.means() / temperature)
+            means = self.means()
+            nothing = np.isneginf(means).all()
+            return np.full(len(means), 1 / len(means)) if nothing else softmax(means / temperature)
         if np.isnan(scores).any():
             raise ValueError(f"aggregation {how!r} needs every class scored on every order: use rule 'fixed'")
         scores = aggregate_scores(scores, how)
@@ -238,6 +254,7 @@ class Outcomes:
 
 def run(rule: Rule, scores: Array) -> Outcomes:
     """Race every image of a full score tensor [I, K, C] at once: the live race's decisions, vectorised."""
+    scores = np.ascontiguousarray(scores, float)
     n_images, k_max, n_classes = scores.shape
     alive = np.ones((n_images, n_classes), bool)
     pulls = np.zeros(n_images, int)

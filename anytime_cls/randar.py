@@ -154,6 +154,9 @@ class Block(nn.Module):
 class RandAR(nn.Module):
     """Class-conditional any-order model: tokens, classes and orders in, log-probabilities out."""
 
+    cos: Tensor
+    sin: Tensor
+
     def __init__(self, config: RandARConfig):
         super().__init__()
         grid = math.isqrt(config.n_tokens)

@@ -114,18 +114,18 @@ class MarginalRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return sparse_looks(k_max)
 
-    def intervals(self, scores: Array, alive: Array, k_max: int) -> tuple[Array, Array]:
-        """Lower and upper confidence bounds of each class: two [I, C]."""
+    def radius(self, scores: Array, k_max: int) -> Array:
+        """Half-width of each class's confidence interval: [I, C]."""
         n, n_classes = scores.shape[1:]
         alpha = self.delta / n_classes / max(1, len(self.looks(n_classes, k_max)) - 1) / 2
-        mean = mean_scores(scores, alive)
-        radius = self.bound.radius(np.ones_like(mean), sample_variance(scores), n, k_max, alpha)
-        return mean - radius, mean + radius
+        var = sample_variance(scores)
+        return self.bound.radius(np.ones_like(var), var, n, k_max, alpha)
 
     def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        lower, upper = self.intervals(scores, alive, k_max)
-        leader = mean_scores(scores, alive).argmax(axis=1)
-        return alive & ~(upper < np.take_along_axis(lower, leader[:, None], axis=1))
+        mean, radius = mean_scores(scores, alive), self.radius(scores, k_max)
+        leader = mean.argmax(axis=1)[:, None]
+        leaders_lower = np.take_along_axis(mean - radius, leader, axis=1)
+        return alive & ~(mean + radius < leaders_lower)
 
 
 @dataclass(frozen=True)
@@ -187,7 +187,8 @@ class HalvingRule:
     """Correlated sequential halving: ⌈log2 C⌉ rounds of equal cost, each keeping the better half.
 
     Baharav & Tse, *Ultra Fast Medoid Identification via Correlated Sequential Halving*, NeurIPS 2019
-    (1906.04356): arms share their samples. The pass budget is C · K_max / `saving`.
+    (1906.04356): arms share their samples. The pass budget is C · K_max / `saving`, exceeded where a round's
+    share of it is less than one order of the classes left.
     """
 
     saving: float = 16.0
@@ -199,7 +200,7 @@ class HalvingRule:
         budget = n_classes * k_max / self.saving
         plan, left, n = {}, n_classes, 0
         while left > 1 and n < k_max:
-            n = min(k_max, max(n + 1, math.floor(budget / (left * rounds))))
+            n = min(k_max, n + max(1, math.floor(budget / (left * rounds))))
             left = math.ceil(left / 2)
             plan[n] = left
         return plan

@@ -189,7 +189,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
     if marker.exists():
         if not resume:
             raise ValueError(f"{out} holds a run already: add --resume to go on, or choose another --out")
-        if marker.read_text() != text:
+        if json.loads(marker.read_text()) != json.loads(text):
             raise ValueError(f"{out} was started with another recipe: see {marker}")
     marker.write_text(text)
 
@@ -225,7 +225,7 @@ def fit_tokenizer(
     def loss_of(step: int) -> Tensor:
         index, generator = batch_at(step, len(data), recipe, stage=1)
         pixels = to_range(augment(data.images[index], generator)).to(device)
-        codes = tokenizer.quantise(pixels)  # type: ignore[operator]
+        codes = tokenizer.quantise(pixels)
         loss = 2 * F.mse_loss(decoder(codes).float(), pixels)
         if recipe.tokenizer_labels:
             logits = head(codes).float()
@@ -238,7 +238,7 @@ def fit_tokenizer(
 
     nets.train()
     _loop("tokenizer", nets, optimiser, steps, loss_of, rate_at, recipe, checkpoint, device, report)
-    return nets.eval()["tokenizer"]  # type: ignore[return-value]
+    return nets.eval()["tokenizer"]
 
 
 def fit_transformer(

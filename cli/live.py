@@ -148,9 +148,6 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
         return []
     lower, upper = race.intervals()
     leader = race.leader if race.n else int(np.nanargmax(np.where(known, means, np.nan)))
-    if race.n:  # compare a class that left with the leader on the orders both have
-        gaps = race.pulls[:, [leader]] - race.pulls
-        means = means[leader] - np.nansum(gaps, axis=0) / (~np.isnan(gaps)).sum(axis=0)
     shown = np.arange(race.n_classes)
     if race.n_classes > ALL:
         key = np.where(known, means, -np.inf) + np.where(race.alive, 0, -1e12)
@@ -168,8 +165,8 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
         style = DIM if not is_in else LEADER if c == leader else RIVAL
         line = [Segment(f"{'▶' if c == leader else ' '} {label:{label_room}.{label_room}} ", style)]
         if known[c]:
-            cells = [_column(x, top, scale, at, room) for x in (lower[c], means[c], upper[c])]
-            line += _bar(*cells, at, room, style, is_in)
+            low, mean, high = (_column(x, top, scale, at, room) for x in (lower[c], means[c], upper[c]))
+            line += _bar(low, mean, high, at, room, style, is_in)
             gap = f" {means[c]:9.1f} nats" if c == leader else f" {means[c] - top:+9.2f}"
             fate = "" if is_in else f"  out at {race.left_at[c] * race.block}"
             line.append(Segment(gap + fate, style))

@@ -165,7 +165,7 @@ app.command("train")(train)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
-    usage_error = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
+    usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:

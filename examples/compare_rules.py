@@ -57,7 +57,8 @@ def main() -> None:
             for k in ("accuracy", "agreement")
         ]
         print(
-            f"{row['rule']:12} {cells[0]:>22} {cells[1]:>22} {row['passes']:7} {row['saving']:6}x {row['orders']:7}"
+            f"{row['rule']:12} {cells[0]:>22} {cells[1]:>22} {row['passes']:7} {row['saving']:6}x "
+            f"{row['orders']:7}"
         )
 
 

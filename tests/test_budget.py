@@ -16,8 +16,8 @@ from anytime_cls.cost import CostModel, cache_file, read_cached, write_cached
     [
         ("0.5s", 0.5, "seconds"), ("800ms", 0.8, "seconds"), ("2m", 120, "seconds"), ("2min", 120, "seconds"),
         (" 1.5 S ", 1.5, "seconds"), (".25s", 0.25, "seconds"), ("200passes", 200, "passes"),
-        ("1pass", 1, "passes"), ("8orders", 8, "orders"), ("3TFLOP", 3e12, "flops"), ("3tflops", 3e12, "flops"),
-        ("250GFLOP", 250e9, "flops"),
+        ("1pass", 1, "passes"), ("8orders", 8, "orders"), ("3TFLOP", 3e12, "flops"),
+        ("3tflops", 3e12, "flops"), ("250GFLOP", 250e9, "flops"),
     ],
 )  # fmt: skip
 def test_forms_that_are_read(text, amount, unit):

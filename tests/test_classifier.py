@@ -147,7 +147,8 @@ def test_every_order_sampler_runs(classifier, orders):
 @pytest.mark.parametrize(
     ("fields", "what"),
     [
-        ({"budget": "soon"}, "budget"), ({"max_orders": 0}, "max_orders"), ({"aggregate": "median"}, "median"),
+        ({"budget": "soon"}, "budget"), ({"max_orders": 0}, "max_orders"),
+        ({"max_orders": 1 << 20}, "65535"), ({"aggregate": "median"}, "median"),
         ({"aggregate": "softmax"}, "fixed"), ({"orders": "spiral"}, "spiral"),
         ({"orders": "antithetic", "max_orders": 5}, "blocks of 2"),
         ({"orders": "raster"}, "one order only"),

@@ -16,8 +16,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from anytime_cls_cli.main import main
 from conftest import TINY_LABELS, write_photo
+
+from anytime_cls_cli.main import main
 
 ROW = {
     "path", "label", "index", "probability", "separation", "stop", "orders", "passes", "full_passes",
@@ -128,10 +129,9 @@ def test_usage_errors_are_one_line(args, says, tiny_model_dir, capsys, monkeypat
 
 
 def test_defaults_are_the_librarys():
-    from anytime_cls_cli import main as module
-
     from anytime_cls.classifier import RaceOptions
     from anytime_cls.zoo import DEFAULT_MODEL
+    from anytime_cls_cli import main as module
 
     given = inspect.signature(module._classify).parameters
     options = RaceOptions()
@@ -312,10 +312,10 @@ def test_live_picture(tiny_model_dir, photo, terminal):
 
 
 def test_live_frames_are_throttled(tiny_model_dir, photo):
-    from anytime_cls_cli.live import FRAMES, LiveRace
     from rich.console import Console
 
     from anytime_cls.classifier import AnytimeClassifier, RaceOptions
+    from anytime_cls_cli.live import FRAMES, LiveRace
 
     classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu", batch_size=1)
     updates = []
@@ -333,13 +333,12 @@ def test_live_frames_are_throttled(tiny_model_dir, photo):
 @pytest.mark.parametrize("width", [40, 80, 200])
 @pytest.mark.parametrize("n_classes", [3, 1000])
 def test_picture_fits(width, n_classes):
-    from anytime_cls_cli.live import picture
-
     from anytime_cls.bounds import ModeratedT, VariancePrior
     from anytime_cls.engine import Job
     from anytime_cls.orders import OrderSampler
     from anytime_cls.race import Race
     from anytime_cls.rules import PairedRule
+    from anytime_cls_cli.live import picture
 
     rng = np.random.default_rng(0)
     race = Race(n_classes, 16, PairedRule(ModeratedT(VariancePrior(1.0, 0.0, 20.0))))

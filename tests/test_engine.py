@@ -162,7 +162,7 @@ def timed_job(clock, seconds, rule=None, k_max=32):
 
 @pytest.mark.parametrize("seconds", [0.07, 0.15, 0.4, 1.0])
 def test_a_budget_of_seconds_is_used_and_not_overrun(model, clock, seconds):
-    """6 classes × 10 ms: an order takes 60 ms. None is begun that cannot end in time; no time is left for one."""
+    """6 classes × 10 ms: an order takes 60 ms. None is begun that cannot end in time."""
     engine = Engine(SlowModel(model, clock, 0.010))
     engine.calibrate()
     done = next(engine.race([timed_job(clock, seconds)]))
@@ -239,3 +239,17 @@ def test_the_calibration_is_cached_per_identity(model, tmp_path, monkeypatch):
     first, again, other = (Engine(model, identity=name) for name in ("a", "a", "b"))
     assert first.calibrate() > 0 and again.calibrate() == 0 and other.calibrate() > 0
     assert (first.cost.overhead, first.cost.slope) == (again.cost.overhead, again.cost.slope)
+
+
+def test_numbers_that_overflow_end_that_image_with_an_error(model):
+    class Overflowing(SlowModel):
+        def forward(self, tokens, classes, orders, prefix=None):
+            out = self.net(tokens, classes, orders, prefix)
+            out[(tokens[:, 0] == bad) & (classes == 2)] = float("nan")
+            return out
+
+    bad = int(job(1).tokens[0])
+    done = by_index(Engine(Overflowing(model)).race(job(i) for i in range(4)))
+    assert {i for i, j in done.items() if j.error} == {i for i in done if done[i].tokens[0] == bad} >= {1}
+    assert "float32" in done[1].error
+    assert any(j.stop in ("decided", "max-orders") for j in done.values())

@@ -135,7 +135,7 @@ def test_bf16_is_close(golden):
 
 
 def test_flops_of_a_prefix_are_its_share():
-    """Published size: L has 343 M parameters; a whole pass reads 2N positions of 12·dim² each, and the head."""
+    """Published size: L has 343 M parameters; a whole pass reads 2N positions, and the head."""
     config = RandARConfig(1024, 24, 16, 16384, 256, 1000)
     parameters = sum(p.numel() for p in RandAR(config).parameters())
     assert parameters == pytest.approx(343e6, rel=0.005)

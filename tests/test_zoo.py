@@ -86,7 +86,7 @@ def test_a_tokenizer_of_another_vocabulary_is_refused(copy):
 @pytest.mark.parametrize("name", embedded_names())
 def test_embedded_models_are_whole(name):
     card = read_card(name)
-    model, tokenizer = load_model(card, CPU, torch.float32)
+    model, _ = load_model(card, CPU, torch.float32)
     assert model.config.n_classes == len(card.labels)
     assert set(card.priors) == {"paired", "marginal"} and card.temperature > 0
     assert card.fields["license"] and card.fields["metrics"]["accuracy_at_k"]["32"]["n"] >= 500
