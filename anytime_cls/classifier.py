@@ -271,7 +271,7 @@ class AnytimeClassifier:
             for c in order
         )
         assert job.spending is not None
-        prefix = job.records[0].prefix if job.records and race.n == 0 else None
+        prefix = job.records[-1].prefix if job.records and race.n == 0 else None
         return Decision(
             label=labels[job.classes[leader]],
             index=int(job.classes[leader]),

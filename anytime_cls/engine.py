@@ -202,14 +202,12 @@ class Engine:
         self.calibrate()
         assert job.budget is not None
         spending = job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
-        n_alive = int(job.race.alive.sum())
-        if not spending.fits(n_alive, self.n_tokens):
-            self._score_prefix(job)
-            job.stop = "budget"
         while not self._finished(job):
             job.refill()
             classes = job._pending[0][1]
             if not spending.fits(len(classes), self.n_tokens):
+                if job.race.n == 0:  # a first order that cannot be ended, begun or not
+                    self._score_prefix(job)
                 job.stop = "budget"
                 continue
             # several orders of a short field may share a batch, as far as the clock allows

@@ -189,6 +189,15 @@ def test_when_no_order_fits_every_class_is_seen_on_a_prefix(model, clock):
     assert 2 <= done.records[0].prefix < N
 
 
+def test_a_machine_that_slows_down_in_the_first_order_still_answers_for_every_class(model, clock):
+    engine = Engine(SlowModel(model, clock, 0.010))
+    engine.calibrate()
+    engine.model.seconds_per_pass = 0.080  # an order, expected to take 60 ms, now takes 480
+    done = next(engine.race([timed_job(clock, 0.2)]))
+    assert done.stop == "budget" and done.race.orders == 0 and 0 < done.race.passes < C
+    assert np.isfinite(done.race.means()).all()  # a prefix of the first order, for all of them
+
+
 def test_even_an_absurd_budget_gets_an_answer(model):
     engine = Engine(model)
     done = next(engine.race([job(0, budget=Budget(1e-9, "seconds"))]))
