@@ -30,14 +30,16 @@ def full_scores(
     k_max: int,
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
+    orders: str = "uniform",
 ) -> Array:
     """Score every class of every image on all orders.
 
     images : token ids [N] and content key of each
+    orders : the order sampler's name
     Returns float64 [I, K, C], nats. `progress` hears how many images are done.
     """
     n_classes = engine.model.config.n_classes
-    sampler = OrderSampler("uniform", engine.n_tokens, seed)
+    sampler = OrderSampler(orders, engine.n_tokens, seed)
 
     def jobs() -> Iterable[Job]:
         for index, (tokens, content) in enumerate(images):

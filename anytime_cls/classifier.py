@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -178,8 +178,14 @@ class AnytimeClassifier:
         return time.perf_counter() - began
 
     def rule(self, options: RaceOptions) -> Rule:
-        """The options' rule, with this model's priors."""
-        return make_rule(options.rule, options.delta, self.card.priors)
+        """The options' rule, with this model's priors.
+
+        The priors are of single orders; a pull of `block` orders varies 1/block as much, or less where the
+        orders of a block are negatively correlated, as antithetic ones are (examples/compare_orders.py).
+        """
+        block = OrderSampler(options.orders, self.tokenizer.n_tokens).block
+        priors = {k: replace(prior, scale=prior.scale / block) for k, prior in self.card.priors.items()}
+        return make_rule(options.rule, options.delta, priors)
 
     def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
         """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""

@@ -230,7 +230,7 @@ class Trace:
             if len(self._open) >= 16:
                 self._drop(next(iter(self._open)))
             try:  # unlocked: these files never change, and some cluster file systems refuse locks
-                options = {"locking": False, "rdcc_nbytes": 1 << 20}  # HDF5 2 would cache 8 MB a column
+                options = {"locking": False, "rdcc_nbytes": 1 << 19}  # HDF5 2 would cache 8 MB a column
                 self._open[number] = h5py.File(self.files[number], "r", **options)
             except FileNotFoundError as error:
                 raise TraceError(f"{self.path} was finished while being read: open it again") from error

@@ -17,6 +17,20 @@ from anytime_cls.inputs import collect
 from anytime_cls.rules import RULES
 
 
+def choose_images(data: Path, labels: list[str], n: int, seed: int) -> tuple[list[Path], np.ndarray]:
+    """About n images of data/<label>/, the same number of each class, and their labels [n]."""
+    rng = np.random.default_rng(seed)
+    chosen, truth = [], []
+    for label, name in enumerate(labels):
+        files = [item.source for item in collect([str(data / name)]) if isinstance(item.source, Path)]
+        if not files:
+            raise SystemExit(f"{data / name}: no images; expected a folder for each of {', '.join(labels)}")
+        keep = rng.choice(len(files), min(len(files), n // len(labels)), replace=False)
+        chosen += [files[i] for i in sorted(keep)]
+        truth += [label] * len(keep)
+    return chosen, np.array(truth)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path)
@@ -29,14 +43,7 @@ def main() -> None:
     args = parser.parse_args()
 
     classifier = AnytimeClassifier.load(args.model)
-    rng = np.random.default_rng(args.seed)
-    chosen, labels = [], []
-    for label, name in enumerate(classifier.labels):
-        files = [item.source for item in collect([str(args.data / name)]) if item.source is not None]
-        keep = rng.choice(len(files), min(len(files), args.images // len(classifier.labels)), replace=False)
-        chosen += [files[i] for i in sorted(keep)]
-        labels += [label] * len(keep)
-    truth = np.array(labels)
+    chosen, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
 
     def progress(done: int) -> None:
         if done % 50 == 0:

@@ -1,0 +1,61 @@
+"""The model that ships: right on the photographs that ship, and described truthfully."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from anytime_cls import AnytimeClassifier, RaceOptions
+from anytime_cls.zoo import EMBEDDED, embedded_names, read_card
+
+ROOT = Path(__file__).parent.parent
+PHOTOS = sorted((ROOT / "examples").glob("*.jpg"))
+
+
+@pytest.fixture(scope="module")
+def classifier():
+    return AnytimeClassifier.load("cifar10", device="cpu")
+
+
+def test_there_are_photographs():
+    assert len(PHOTOS) >= 3 and "cifar10" in embedded_names()
+
+
+@pytest.mark.parametrize("photo", PHOTOS, ids=lambda p: p.stem)
+def test_the_photographs_are_classified_rightly(classifier, photo):
+    decision = classifier.classify(photo)
+    assert decision.label == photo.stem
+    assert decision.passes <= decision.full_passes == 320
+
+
+def test_the_default_rule_agrees_with_all_orders_on_the_photographs(classifier):
+    for photo in PHOTOS:
+        full = classifier.classify(photo, RaceOptions(rule="fixed"))
+        assert full.label == photo.stem and full.orders == 32 and full.separation == 0
+
+
+def test_the_example_script_runs():
+    photos = [str(p) for p in PHOTOS[:2]]
+    done = subprocess.run(
+        [sys.executable, ROOT / "examples" / "classify.py", *photos],
+        capture_output=True, text=True, timeout=300, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == photos
+
+
+def test_the_package_stays_small():
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 20e6
+
+
+@pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])
+def test_documents_give_the_figures_of_the_shipped_model(document):
+    """Every accuracy at K that model.json holds stands in the documents as it was measured."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    metrics = read_card("cifar10").fields["metrics"]
+    for k in ("1", "32"):
+        value = metrics["accuracy_at_k"][k]
+        assert f"{100 * value['value']:.1f} %" in text, (document, k)
+    assert f"{metrics['ece_at_decision']:.3f}" in text
+    assert "@@" not in text
