@@ -40,9 +40,8 @@ def main() -> None:
         ]
         print(f"{orders}: {', '.join(accuracy)}")
         print(f"  variance of leader − runner-up, per order: {variance:.3f} nats²")
-        print(
-            f"  paired at delta 0.05: {row['passes'] * block:.1f} passes, agreement {row['agreement']['value']:.3f}"
-        )
+        passes, agreement = row["passes"] * block, row["agreement"]["value"]
+        print(f"  paired at delta 0.05: {passes:.1f} passes, agreement {agreement:.3f}")
 
 
 if __name__ == "__main__":
