@@ -50,6 +50,7 @@ class Request:
     trace: str | None
     live: bool | None
     quiet: bool
+    command: tuple[str, ...]  # the arguments as they were typed
 
 
 def run(request: Request) -> int:
@@ -178,7 +179,9 @@ class Session:
                 if self.request.trace is not None:
                     from .record import Recorder
 
-                    recorder = Recorder(self.request.trace, self.classifier, self.options)
+                    recorder = Recorder(
+                        self.request.trace, self.classifier, self.options, self.request.command
+                    )
                     self._recorder = stack.enter_context(recorder)
                 if people or (sys.stderr.isatty() and not self.request.json and not self.request.quiet):
                     inputs = list(inputs)

@@ -44,6 +44,7 @@ def _root(
 
 @app.command("classify")
 def _classify(
+    context: typer.Context,
     images: Annotated[
         list[str] | None,
         typer.Argument(metavar="IMAGES", help="Files, folders, globs, or - (an image on stdin)."),
@@ -127,7 +128,7 @@ def _classify(
         images=images or [], model=model, budget=budget, delta=delta, rule=rule, max_orders=max_orders,
         top=top, classes=classes, seed=seed, orders=orders, aggregate=aggregate, device=device,
         dtype=dtype, batch_size=batch_size, files_from=files_from, json=json, trace=trace, live=live,
-        quiet=quiet,
+        quiet=quiet, command=tuple(context.obj),
     )  # fmt: skip
     return classify.run(request)
 
@@ -165,13 +166,12 @@ app.command("train")(train)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
-        result = app(
-            args=None if argv is None else list(argv), prog_name="anytime-cls", standalone_mode=False
-        )
+        result = app(args=arguments, obj=arguments, prog_name="anytime-cls", standalone_mode=False)
         return result if isinstance(result, int) else 0
     except Refused as error:
         return complain(str(error), USAGE)

@@ -6,7 +6,7 @@ import math
 import platform
 import shlex
 import subprocess
-import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,13 @@ from .errors import readable
 class Recorder:
     """Adds the images of one run to a trace. The context manager closes the trace, as TraceWriter does."""
 
-    def __init__(self, path: str, classifier: AnytimeClassifier, options: RaceOptions):
+    def __init__(
+        self, path: str, classifier: AnytimeClassifier, options: RaceOptions, command: Sequence[str]
+    ):
         ids = classifier.card.class_ids(options.classes).tolist()
         self._position = {index: at for at, index in enumerate(ids)}
         labels = [classifier.labels[index] for index in ids]
-        self._writer = TraceWriter.create(path, provenance(classifier, options), labels)
+        self._writer = TraceWriter.create(path, provenance(classifier, options, command), labels)
 
     def add(self, index: int, path: str, result: Decision | Failure) -> None:
         """One image, the index-th of the run, as soon as it is done."""
@@ -70,8 +72,8 @@ def scores_of(decision: Decision) -> Scores:
     )
 
 
-def provenance(classifier: AnytimeClassifier, options: RaceOptions) -> dict[str, Any]:
-    """Where a run's numbers come from: docs/trace.md."""
+def provenance(classifier: AnytimeClassifier, options: RaceOptions, command: Sequence[str]) -> dict[str, Any]:
+    """Where a run's numbers come from: docs/trace.md. command: its arguments."""
     card, weight = classifier.card, classifier.model.output.weight
     distinct = OrderSampler(options.orders, 1).distinct
     return {
@@ -90,7 +92,7 @@ def provenance(classifier: AnytimeClassifier, options: RaceOptions) -> dict[str,
         "budget": None if options.budget is None else str(options.budget),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": str(weight.device),
-        "command": readable(shlex.join(["anytime-cls", *sys.argv[1:]])),
+        "command": readable(shlex.join(["anytime-cls", *command])),
         "git_revision": git_revision(),
         **{f"version_{name}": version for name, version in versions().items()},
     }

@@ -267,7 +267,7 @@ def test_trace_holds_the_run(tiny_model_dir, photo, tmp_path, capsys):
         assert {key: trace.attrs[key] for key in expected} == expected
         for name in ("anytime_cls", "torch", "numpy", "pillow", "jpeg"):
             assert trace.attrs[f"version_{name}"]
-        assert trace.attrs["command"].startswith("anytime-cls ")
+        assert trace.attrs["command"].startswith("anytime-cls classify ")
 
 
 def test_existing_trace_is_refused(tiny_model_dir, photo, tmp_path, capsys):

@@ -163,7 +163,8 @@ def test_file_names_that_are_not_utf8_and_long_errors(tmp_path):
             trace.row(0).error.startswith("cannot  read caf\\udce9.png xx") and len(trace.row(0).error) < 320
         )
         export_csv(trace, tmp_path / "x.csv")
-    assert TraceWriter.resume(tmp_path / "x.h5", RUN, LABELS).done == {name}
+    with TraceWriter.resume(tmp_path / "x.h5", RUN, LABELS) as again:
+        assert again.done == {name}
 
 
 def test_long_provenance_fits(tmp_path):
@@ -349,6 +350,7 @@ def test_damaged_and_foreign_files_say_so(tmp_path):
     writer = TraceWriter.create(path, RUN, LABELS, images_per_part=2)
     for i in range(4):
         writer.append(row_of(i), scores_of(i), i)
+    writer.close(finish=False)
     part = sorted(writer.parts.glob("part-*"))[0]
     part.write_bytes(part.read_bytes()[:-999])
     with pytest.raises(TraceError, match=r"part-0.* is damaged or not a trace: delete it and resume"):
