@@ -64,6 +64,11 @@ class RaceOptions:
                 f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')"
             )
 
+    @property
+    def k_max(self) -> int:
+        """Most orders an image is scored on: max_orders, or as many different ones as there are."""
+        return min(self.max_orders, OrderSampler(self.orders, 1).distinct or self.max_orders)
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -143,6 +148,7 @@ class AnytimeClassifier:
         self.card, self.model, self.tokenizer = card, model, tokenizer
         self.engine = Engine(model, batch_size, identity=card.identity)
         self.load_seconds = 0.0
+        self._warm = False
 
     @classmethod
     def load(
@@ -171,10 +177,12 @@ class AnytimeClassifier:
 
     def warm_up(self) -> float:
         """Calibrate the engine's clock and run the tokenizer once; returns seconds. Not needed, but a
-        first image under a budget in seconds should not pay for it."""
+        first image under a budget in seconds should not pay for it. Does its work once."""
         began = time.perf_counter()
-        self.tokens(np.zeros((8, 8, 3), np.uint8))
-        self.engine.calibrate()
+        if not self._warm:
+            self.tokens(np.zeros((8, 8, 3), np.uint8))
+            self.engine.calibrate()
+            self._warm = True
         return time.perf_counter() - began
 
     def rule(self, options: RaceOptions) -> Rule:
@@ -249,8 +257,7 @@ class AnytimeClassifier:
         began = time.perf_counter()  # the budget runs from the decoded image
         tokens, content = self._tokenise(image)
         sampler = OrderSampler(options.orders, self.tokenizer.n_tokens, options.seed)
-        k_max = min(options.max_orders, sampler.distinct or options.max_orders) // sampler.block
-        race = Race(len(ids), k_max, rule, sampler.block)
+        race = Race(len(ids), options.k_max // sampler.block, rule, sampler.block)
         assert not isinstance(options.budget, str)
         return Job(index, tokens, content, race, ids, sampler, options.budget, began)
 

@@ -14,7 +14,6 @@ import numpy as np
 
 import anytime_cls
 from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions
-from anytime_cls.orders import OrderSampler
 from anytime_cls.trace import ImageRow, Scores
 from anytime_cls.trace_write import TraceWriter
 
@@ -75,7 +74,6 @@ def scores_of(decision: Decision) -> Scores:
 def provenance(classifier: AnytimeClassifier, options: RaceOptions, command: Sequence[str]) -> dict[str, Any]:
     """Where a run's numbers come from: docs/trace.md. command: its arguments."""
     card, weight = classifier.card, classifier.model.output.weight
-    distinct = OrderSampler(options.orders, 1).distinct
     return {
         "model": card.name,
         "model_sha256": card.sha256["randar.safetensors"],
@@ -88,7 +86,7 @@ def provenance(classifier: AnytimeClassifier, options: RaceOptions, command: Seq
         "aggregate": options.aggregate,
         "rule": options.rule,
         "delta": options.delta,
-        "k_max": min(options.max_orders, distinct or options.max_orders),
+        "k_max": options.k_max,
         "budget": None if options.budget is None else str(options.budget),
         "dtype": str(weight.dtype).removeprefix("torch."),
         "device": str(weight.device),

@@ -3,7 +3,7 @@
     python examples/compare_rules.py DATA/test --images 1000
 
 DATA/test holds a folder of images per class, named as the model's labels. Takes one full trace
-(classes × K_max passes an image), so about 15 minutes for 1,000 CIFAR-10 images on two CPU cores.
+(classes × K_max passes an image), so about 20 minutes for 1,000 CIFAR-10 images on two CPU cores.
 """
 
 import argparse
