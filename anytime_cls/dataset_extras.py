@@ -1,0 +1,288 @@
+"""Data sets by way of other libraries: Hugging Face datasets (`hfds:`) and WebDataset shards (`wds:`).
+
+Both libraries are optional extras, imported when a name asks for them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import tarfile
+import tempfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from anytime_cls.dataset_layouts import DatasetError, Entry, Listing
+from anytime_cls.image import Source
+from anytime_cls.inputs import EXTENSIONS
+from anytime_cls.labels import infer_synsets
+
+_SPLIT = re.compile(r"(?P<path>.+?)(?::(?P<split>[A-Za-z_][\w.-]*))?")
+_LABEL_FIELDS = ("label", "labels", "fine_label", "class", "cls")
+
+
+def open_hfds(text: str) -> tuple[Listing, str]:
+    """The images of `NAME[/CONFIG][:SPLIT]` and the data set's identity, as "hfds:NAME/CONFIG:SPLIT".
+
+    NAME: owner/name on the Hub (a third part is its configuration), or a local folder that `save_to_disk`
+    wrote or `load_dataset` reads. Without a split: test, else validation, else the only one.
+    The image column and the label column are found by their types. Raises DatasetError.
+    """
+    _need("datasets", "hfds")
+    match = _SPLIT.fullmatch(text)
+    if not match:
+        raise DatasetError("hfds: needs a name: hfds:owner/name, hfds:owner/name/config:split or hfds:FOLDER")
+    path, config = _hub_name(match["path"])
+    spec = _HFSpec(path, config, match["split"] or _default_split(path, config))
+    dataset, _ = spec.open()
+    label = _label_column(dataset)
+    names = getattr(dataset.features[label], "names", None) if label else None
+    names = names and (infer_synsets(names) or names)  # names do not tell ImageNet's two cranes apart
+    keys: list[str | None] = [None] * len(dataset)
+    if label:
+        keys = [_hf_key(value, names) for value in dataset[label]]
+    base = Path(path).resolve().name if os.path.isdir(path) else path
+    shown = f"hfds:{base}{'/' + config if config else ''}:{spec.split}"
+    entries = [
+        Entry(f"{spec.split}/{i:08d}", key, f"{shown}[{i}]", _HFSource(spec, i)) for i, key in enumerate(keys)
+    ]
+    return Listing(path, entries), shown
+
+
+@dataclass(frozen=True, slots=True)
+class _HFSpec:
+    """What to open; a worker opens its own copy, which is memory-mapped, once."""
+
+    path: str
+    config: str | None
+    split: str
+
+    def open(self) -> tuple[Any, str]:
+        """The split, its images not decoded, and the name of its image column."""
+        return _open_hf(self)
+
+
+@lru_cache(maxsize=4)
+def _open_hf(spec: _HFSpec) -> tuple[Any, str]:
+    import datasets
+
+    dataset = _guarded(spec.path, lambda: _load_split(spec))
+    column = next((name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)), None)
+    if column is None:
+        raise DatasetError(
+            f"hfds: {spec.path} has no column of images; its columns are {', '.join(dataset.features)}"
+        )
+    return dataset.cast_column(column, datasets.Image(decode=False)), column
+
+
+def _load_split(spec: _HFSpec) -> Any:
+    import datasets
+
+    if not _saved_to_disk(spec.path):
+        return datasets.load_dataset(spec.path, spec.config, split=spec.split)
+    saved = datasets.load_from_disk(spec.path)
+    if not isinstance(saved, datasets.DatasetDict):
+        return saved
+    if spec.split not in saved:
+        raise DatasetError(f"hfds: {spec.path} has no split {spec.split!r}; it has {', '.join(saved)}")
+    return saved[spec.split]
+
+
+@dataclass(frozen=True, slots=True)
+class _HFSource:
+    spec: _HFSpec
+    row: int
+
+    def __call__(self) -> Source:
+        dataset, column = self.spec.open()
+        image = dataset[self.row][column]
+        return image["bytes"] if image["bytes"] is not None else image["path"]
+
+
+def _hub_name(text: str) -> tuple[str, str | None]:
+    """A local folder and what follows it, or owner/name and a configuration."""
+    parts = text.rstrip("/").split("/")
+    for end in range(len(parts), 0, -1):
+        folder = os.path.expanduser("/".join(parts[:end]))
+        if folder and os.path.isdir(folder):
+            return folder, "/".join(parts[end:]) or None
+    return "/".join(parts[:2]), "/".join(parts[2:]) or None
+
+
+def _saved_to_disk(path: str) -> bool:
+    return any(os.path.isfile(os.path.join(path, name)) for name in ("state.json", "dataset_dict.json"))
+
+
+def _default_split(path: str, config: str | None) -> str:
+    import datasets
+
+    if os.path.isfile(os.path.join(path, "state.json")):
+        split = _guarded(path, lambda: datasets.load_from_disk(path)).split
+        return str(split or "all")
+    if _saved_to_disk(path):
+        splits = list(_guarded(path, lambda: datasets.load_from_disk(path)))
+    else:
+        splits = _guarded(path, lambda: datasets.get_dataset_split_names(path, config))
+    for split in ("test", "validation", "val"):
+        if split in splits:
+            return split
+    if len(splits) != 1:
+        raise DatasetError(
+            f"hfds: {path} has the splits {', '.join(splits)}: name one, as hfds:{path}:{splits[0]}"
+        )
+    return str(splits[0])
+
+
+def _guarded(path: str, read: Any) -> Any:
+    try:
+        return read()
+    except DatasetError:
+        raise
+    except Exception as error:  # the library, the Hub and the network raise a hundred kinds
+        lines = str(error).splitlines() or [type(error).__name__]
+        raise DatasetError(f"hfds: {path} cannot be opened ({type(error).__name__}: {lines[0]})") from None
+
+
+def _label_column(dataset: Any) -> str | None:
+    import datasets
+
+    features = dataset.features
+    named = [name for name in _LABEL_FIELDS if name in features]
+    classes = [name for name, kind in features.items() if isinstance(kind, datasets.ClassLabel)]
+    return next(iter([name for name in named if name in classes] + classes + named), None)
+
+
+def _hf_key(value: Any, names: list[str] | None) -> str | None:
+    """A label's name; None for the -1 of a split without labels."""
+    if value is None or value == -1:
+        return None
+    return names[value] if names and isinstance(value, int) else str(value)
+
+
+def open_wds(url: str) -> tuple[Listing, str]:
+    """The images of WebDataset shards and the data set's identity.
+
+    url: as WebDataset takes it: local tars or URLs, brace ranges, `::` between several. A sample needs an
+    image and may have a .cls (class name or id) or a .json with a "label". The shards' headers are read once;
+    local images are then read in place, others from a copy in the user's cache. Raises DatasetError.
+    """
+    _need("webdataset", "wds")
+    from webdataset.shardlists import expand_urls
+
+    shards = expand_urls(url)
+    if not url or not shards:
+        raise DatasetError("wds: needs shards, as wds:/data/val-{000..049}.tar")
+    short = [_shard_name(shard) for shard in shards]
+    if len(set(short)) < len(short):
+        short = [f"{at:05d}-{name}" for at, name in enumerate(short)]
+    entries: list[Entry] = []
+    for shard, name in zip(shards, short, strict=True):
+        entries += _read_shard(_local(shard), name)
+    if not entries:
+        raise DatasetError(f"wds: {url} holds no images: a sample needs one, as 000001.jpg beside 000001.cls")
+    return Listing(f"wds:{_shard_name(url)}", entries), f"wds:{_shard_name(url)}"
+
+
+def _read_shard(path: str, name: str) -> Iterator[Entry]:
+    """The samples of one local tar, grouped as WebDataset does, by the files' headers alone."""
+    from webdataset.tariterators import group_by_keys
+
+    try:
+        with tarfile.open(path, "r:") as tar:
+            files = ({"fname": m.name, "data": m, "__url__": path} for m in tar if m.isfile())
+            for sample in group_by_keys(files):
+                members = {field: m for field, m in sample.items() if isinstance(m, tarfile.TarInfo)}
+                image = next((m for field, m in members.items() if _is_image(field)), None)
+                if image is not None:
+                    source = TarSource(path, image.offset_data, image.size)
+                    key = _sample_key(tar, members)
+                    yield Entry(f"{name}/{sample['__key__']}", key, f"{name}/{image.name}", source)
+    except tarfile.ReadError as error:
+        raise DatasetError(
+            f"wds: {path} is no tar that can be read in place ({error}): unpack a .tar.gz to .tar"
+        ) from None
+    except OSError as error:
+        raise DatasetError(f"wds: {path} cannot be read ({error.strerror or error})") from None
+    except ValueError as error:
+        raise DatasetError(f"wds: {path} cannot be read ({error.args[0]})") from None
+
+
+def _is_image(field: str) -> bool:
+    return f".{field.rpartition('.')[2]}" in EXTENSIONS
+
+
+def _sample_key(tar: tarfile.TarFile, members: dict[str, tarfile.TarInfo]) -> str | None:
+    def text(field: str) -> str:
+        file = tar.extractfile(members[field])
+        return file.read().decode("utf-8").strip() if file else ""
+
+    if "cls" in members:
+        return text("cls") or None
+    if "json" in members:
+        values = json.loads(text("json"))
+        value = next((values[name] for name in _LABEL_FIELDS if name in values), None)
+        return None if value is None else str(value)
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class TarSource:
+    """Loads the bytes of one file inside an uncompressed tar."""
+
+    path: str
+    offset: int
+    size: int
+
+    def __call__(self) -> Source:
+        with open(self.path, "rb") as file:
+            file.seek(self.offset)
+            return file.read(self.size)
+
+
+def _shard_name(url: str) -> str:
+    """The last part of a URL without its query, which may hold a secret; a command by its hash."""
+    if url.startswith("pipe:"):
+        return f"pipe-{hashlib.sha256(url.encode()).hexdigest()[:8]}.tar"
+    return os.path.basename(url.partition("?")[0])
+
+
+def _local(url: str) -> str:
+    """The path of a shard; one that is elsewhere is copied into the cache, whole or not at all."""
+    scheme = urlsplit(url).scheme
+    if scheme in ("", "file") or os.path.exists(url):
+        return os.path.expanduser(urlsplit(url).path if scheme == "file" else url)
+    from webdataset.gopen import gopen
+
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anytime-cls" / "wds"
+    path = base / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_shard_name(url)}"
+    if not path.exists():
+        shown = f"{scheme}:...{_shard_name(url)}"
+        try:
+            base.mkdir(parents=True, exist_ok=True)
+            handle, part = tempfile.mkstemp(dir=base, suffix=".part")
+            try:
+                with os.fdopen(handle, "wb") as copy, gopen(url) as stream:
+                    shutil.copyfileobj(stream, copy, 1 << 20)
+                os.replace(part, path)
+            except BaseException:
+                os.unlink(part)
+                raise
+        except Exception as error:  # each scheme has its own program and errors
+            raise DatasetError(f"wds: {shown} cannot be fetched ({type(error).__name__}: {error})") from None
+    return str(path)
+
+
+def _need(library: str, extra: str) -> None:
+    if find_spec(library) is None:
+        raise DatasetError(
+            f"{extra}: needs {library}, which is not installed: pip install 'anytime-cls[{extra}]'"
+        )
+
