@@ -1,4 +1,4 @@
-"""Train an embedded model on an image folder: a tokenizer, a RandAR on its tokens, their calibration.
+"""Train an embedded model on an image folder: a tokenizer, a transformer on its tokens, their calibration.
 
 Three stages, each resumable from `checkpoint-*.pt` in the output directory:
 
@@ -16,6 +16,7 @@ import dataclasses
 import json
 import math
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -41,10 +42,11 @@ from anytime_cls.engine import Engine
 from anytime_cls.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.image import ImageError, center_crop, content_key, decode
 from anytime_cls.inputs import EXTENSIONS
-from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.labels import read_table
 from anytime_cls.rules import RULES, make_rule
+from anytime_cls.sigma import Transformer
 from anytime_cls.train_tokenizer import ClassHead, PixelDecoder, augment, to_range
-from anytime_cls.zoo import ModelCard, save_model
+from anytime_cls.zoo import ModelCard, build_transformer, save_model
 
 
 @dataclass(frozen=True)
@@ -58,11 +60,14 @@ class Recipe:
     tokenizer_labels: bool = True  # the class head: tokens then carry label information
     tokenizer_epochs: float = 12
     tokenizer_lr: float = 0.1
+    layout: str = "sigma"  # zoo.LAYOUTS: what the transformer reads at each position
     dim: int = 128
     n_layer: int = 4
     n_head: int = 4
     epochs: float = 12
-    prefix_share: float = 0.6  # share of the steps that train on half of each order only
+    views: int = 4  # augmented, tokenised views of every image, seen in turn
+    # (share of the steps, share of each order they train on): a prefix costs its share, and says most
+    prefixes: tuple[tuple[float, float], ...] = ((0.4, 0.25), (0.4, 0.5), (0.2, 1.0))
     lr: float = 2e-3
     weight_decay: float = 0.05
     class_dropout: float = 0.1
@@ -73,10 +78,19 @@ class Recipe:
     def tokenizer_config(self) -> FSQConfig:
         return FSQConfig(self.image_size, self.widths, self.blocks, self.levels)
 
-    def model_config(self, n_classes: int) -> RandARConfig:
+    def new_model(self, n_classes: int) -> Transformer:
         tokenizer = self.tokenizer_config()
-        return RandARConfig(
-            self.dim, self.n_layer, self.n_head, tokenizer.vocab_size, tokenizer.grid**2, n_classes
+        return build_transformer(
+            self.layout,
+            {
+                "dim": self.dim,
+                "n_layer": self.n_layer,
+                "n_head": self.n_head,
+                "vocab_size": tokenizer.vocab_size,
+                "n_tokens": tokenizer.grid**2,
+                "n_classes": n_classes,
+                "multiple_of": 64,
+            },
         )
 
 
@@ -92,7 +106,7 @@ class ImageSet:
 
     images: Tensor  # uint8 [n, 3, S, S]
     labels: Tensor  # int64 [n]
-    classes: list[str]
+    classes: list[str]  # the folders' names
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -131,6 +145,18 @@ def load_folder(root: Path, size: int, limit: int | None = None) -> ImageSet:
     return ImageSet(images, torch.tensor([i for _, i in jobs]), classes)
 
 
+def class_names(root: Path, folders: list[str]) -> list[str]:
+    """What people call the classes: from the data set's classes.tsv (folder, tab, names), else its folders.
+
+    Of several names, separated by commas, the first, unless two classes share it.
+    """
+    table = read_table(root / "classes.tsv") if (root / "classes.tsv").is_file() else {}
+    full = [table.get(folder, folder) for folder in folders]
+    short = [name.split(",")[0].strip() for name in full]
+    count = Counter(name.casefold() for name in short)
+    return [a if count[a.casefold()] == 1 else b for a, b in zip(short, full, strict=True)]
+
+
 def find_splits(root: Path) -> tuple[Path, Path | None]:
     """The training folder of a data set and its test folder, if it has one."""
     if not root.is_dir():
@@ -161,7 +187,7 @@ def train(
     resume: bool = False,
     limit: int | None = None,
     report: Report,
-) -> tuple[FSQTokenizer, RandAR, ImageSet, ImageSet | None]:
+) -> tuple[FSQTokenizer, Transformer, ImageSet, ImageSet | None]:
     """Stages 1 and 2. Returns tokenizer, model, the held-out images and the test images (if any).
 
     Raises
@@ -248,11 +274,11 @@ def fit_transformer(
     checkpoint: Path,
     device: torch.device,
     report: Report,
-) -> RandAR:
+) -> Transformer:
     """Stage 2: AdamW on −log p(x | order, class), a new random order an image a step, cosine decay."""
     torch.manual_seed(recipe.seed + 1)
-    config = recipe.model_config(len(data.classes))
-    model = RandAR(config).to(device)
+    model = recipe.new_model(len(data.classes)).to(device)
+    config = model.config
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
@@ -260,30 +286,30 @@ def fit_transformer(
     optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95))
     per_epoch = max(1, len(data) // recipe.batch_size)
     steps = max(1, int(recipe.epochs * per_epoch))
-    on_prefix = int(steps * recipe.prefix_share)
+    ends = np.cumsum([share for share, _ in recipe.prefixes]) * steps
     views: dict[int, Tensor] = {}
 
     def tokens_of(epoch: int) -> Tensor:
-        """Tokens [n, N] of one augmented view of every image, new each epoch."""
-        if epoch not in views:
-            views.clear()
-            generator = torch.Generator().manual_seed(_mix(recipe.seed, 3, epoch))
+        """Tokens int32 [n, N] of an epoch's augmented view of every image."""
+        view = epoch % recipe.views
+        if view not in views:
+            generator = torch.Generator().manual_seed(_mix(recipe.seed, 3, view))
             with torch.inference_mode():
-                views[epoch] = torch.cat(
-                    [
-                        tokenizer.encode(to_range(augment(chunk, generator)).to(device)).cpu()
-                        for chunk in data.images.split(500)
-                    ]
-                )
-        return views[epoch]
+                chunks = [
+                    tokenizer.encode(to_range(augment(chunk, generator)).to(device)).cpu().int()
+                    for chunk in data.images.split(500)
+                ]
+            views[view] = torch.cat(chunks)
+        return views[view]
 
     def loss_of(step: int) -> Tensor:
         index, generator = batch_at(step, len(data), recipe, stage=2)
-        tokens = tokens_of(step // per_epoch)[index].clone()
+        tokens = tokens_of(step // per_epoch)[index].long()
         classes = data.labels[index].clone()
         classes[torch.rand(len(classes), generator=generator) < recipe.class_dropout] = config.n_classes
         orders = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
-        prefix = config.n_tokens // 2 if step < on_prefix else None
+        stage = min(int(np.searchsorted(ends, step, side="right")), len(ends) - 1)
+        prefix = max(1, round(recipe.prefixes[stage][1] * config.n_tokens))
         log_p = model(tokens.to(device), classes.to(device), orders.to(device), prefix)
         return -log_p.mean()
 
@@ -363,13 +389,14 @@ def save_checkpoint(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer
 
 def finish(
     tokenizer: FSQTokenizer,
-    model: RandAR,
+    model: Transformer,
     held_out: ImageSet,
     test: ImageSet | None,
     recipe: Recipe,
     out: Path,
     *,
     name: str,
+    labels: list[str],
     data: str,
     notes: dict[str, str],
     calibration_images: int,
@@ -381,6 +408,7 @@ def finish(
 
     Held-out images give the priors and the temperature; test images (the held-out ones, and the metrics
     say so, where the data have no test folder) the accuracies at K = 1, 4, 16, 32 and the rules side by side.
+    labels: names of the classes, in the order of the folders.
     """
     stored = {key: value.half() for key, value in model.reference_state().items()}
     model.load_reference({key: value.float() for key, value in stored.items()})
@@ -395,7 +423,7 @@ def finish(
 
     held_scores, held_labels = score("calibration", stratified(held_out, calibration_images, recipe.seed))
     fitted = calibrate(held_scores, held_labels)
-    scores, labels = (
+    scores, truth = (
         (held_scores, held_labels)
         if test is None
         else score("test", stratified(test, test_images, recipe.seed))
@@ -405,11 +433,11 @@ def finish(
     probability = softmax(means / fitted["temperature"], axis=1)
     metrics = {
         "measured_on": "held-out training images" if test is None else "test images",
-        "images": len(labels),
-        "accuracy_at_k": accuracy_at(scores, labels),
-        "rules_at_delta_0.05": rule_table(scores, labels, priors, RULES),
+        "images": len(truth),
+        "accuracy_at_k": accuracy_at(scores, truth),
+        "rules_at_delta_0.05": rule_table(scores, truth, priors, RULES),
         "ece_at_decision": round(
-            expected_calibration_error(probability.max(axis=1), probability.argmax(axis=1) == labels), 4
+            expected_calibration_error(probability.max(axis=1), probability.argmax(axis=1) == truth), 4
         ),
     }
     np.savez_compressed(  # every pass is kept, so that anything else can be fitted without a model
@@ -417,16 +445,18 @@ def finish(
         calibration=held_scores,
         calibration_labels=held_labels,
         test=scores,
-        test_labels=labels,
+        test_labels=truth,
     )
     config = tokenizer.config
     fields = {
         "name": name,
-        "labels": held_out.classes,
+        "labels": labels,
+        **({} if labels == held_out.classes else {"synsets": held_out.classes}),
         "image_size": config.image_size,
         "data": data,
         **notes,
         "tokenizer": {"kind": "fsq", "saw_labels": recipe.tokenizer_labels, **config.to_dict()},
+        "layout": recipe.layout,
         "model": model.config.to_dict(),
         **fitted,
         "metrics": metrics,

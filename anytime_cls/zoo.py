@@ -13,22 +13,25 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from anytime_cls.bounds import VariancePrior
+from anytime_cls.labels import ClassIndex, infer_synsets
 
 if TYPE_CHECKING:  # torch is imported when a model is loaded, not to list names
     import torch
 
-    from anytime_cls.randar import RandAR
+    from anytime_cls.sigma import Transformer
     from anytime_cls.tokenizer import Tokenizer
 
 EMBEDDED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "cifar10"
 SCHEMA = 1
+LAYOUTS = ("randar", "sigma")  # RandAR's interleaved sequence, or a single stream (sigma.py)
 WEIGHTS = ("randar.safetensors", "tokenizer.safetensors")
 
 
@@ -72,22 +75,39 @@ class ModelCard:
         """One hash for the model and its tokenizer."""
         return hashlib.sha256("".join(self.sha256[name] for name in WEIGHTS).encode()).hexdigest()
 
+    @cached_property
+    def synsets(self) -> list[str] | None:
+        """WordNet ids parallel to `labels`: as written, or as the labels say (`labels.infer_synsets`)."""
+        synsets = self.fields.get("synsets")
+        if synsets is None:
+            return infer_synsets(self.labels)
+        if not isinstance(synsets, list) or len(synsets) != len(self.labels):
+            raise ValueError(f"synsets must be a list of {len(self.labels)}, one a label")
+        return [str(synset) for synset in synsets]
+
+    @cached_property
+    def class_index(self) -> ClassIndex:
+        """Finds classes by name."""
+        return ClassIndex(self.labels, self.synsets)
+
     def class_ids(self, classes: Sequence[str | int] | None) -> np.ndarray:
-        """Class names or ids → the model's class ids, int64 [C]. Raises ValueError naming the unknown."""
-        labels = self.labels
+        """Labels, synonyms, synsets or ids → the model's class ids, int64 [C], in the order given, once each.
+
+        Raises ValueError for a name that is unknown or ambiguous, naming it.
+        """
         if classes is None:
-            return np.arange(len(labels))
-        by_name = {label.casefold(): i for i, label in enumerate(labels)}
+            return np.arange(len(self.labels))
+        index = self.class_index
         ids = []
         for item in classes:
             text = str(item).strip()
-            if text.casefold() in by_name:
-                ids.append(by_name[text.casefold()])
-            elif text.isdecimal() and int(text) < len(labels):
-                ids.append(int(text))
-            else:
-                shown = ", ".join(labels[:10]) + (", ..." if len(labels) > 10 else "")
+            found = index.find(text)
+            if len(found) > 1:
+                raise ValueError(f"model {self.name!r}: {index.ambiguous(text, found)}")
+            if not found:
+                shown = ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
                 raise ValueError(f"model {self.name!r} has no class {text!r}; it knows {shown}")
+            ids.append(found[0])
         ids = list(dict.fromkeys(ids))
         if len(ids) < 2:
             raise ValueError(
@@ -121,7 +141,7 @@ def read_card(name_or_path: str | Path) -> ModelCard:
             raise ModelError(
                 f"{path}: model.json's labels do not match its {fields['model']['n_classes']} classes"
             )
-        _ = card.identity, card.image_size, card.temperature, card.priors
+        _ = card.identity, card.image_size, card.temperature, card.priors, card.synsets
     except ModelError:
         raise
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
@@ -129,13 +149,25 @@ def read_card(name_or_path: str | Path) -> ModelCard:
     return card
 
 
-def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tuple[RandAR, Tokenizer]:
+def build_transformer(layout: str, shape: Mapping[str, Any]) -> Transformer:
+    """A transformer of one of `LAYOUTS` with fresh weights. Raises ValueError for any other layout."""
+    from anytime_cls.randar import RandAR, RandARConfig
+    from anytime_cls.sigma import SigmaConfig, SigmaGPT
+
+    match layout:
+        case "randar":
+            return RandAR(RandARConfig.from_dict(shape))
+        case "sigma":
+            return SigmaGPT(SigmaConfig.from_dict(shape))
+    raise ValueError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+
+
+def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tuple[Transformer, Tokenizer]:
     """Weights in eval mode on a device; the tokenizer stays in float32, since its ids are roundings.
 
     Raises ModelError when a file is missing, damaged or not the one `model.json` describes.
     """
     from anytime_cls.fsq import FSQConfig, FSQTokenizer
-    from anytime_cls.randar import RandAR, RandARConfig
 
     try:
         states = {name: _read_weights(card, name) for name in WEIGHTS}
@@ -146,7 +178,7 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
         tokenizer.load_state_dict(
             {k: v.float() if v.is_floating_point() else v for k, v in states["tokenizer.safetensors"].items()}
         )
-        model = RandAR(RandARConfig.from_dict(card.fields["model"]))
+        model = build_transformer(card.fields.get("layout", "randar"), card.fields["model"])
         model.load_reference(states["randar.safetensors"])
     except ModelError:
         raise

@@ -25,6 +25,9 @@ def train(
     ] = True,
     tokenizer_epochs: Annotated[float, typer.Option(help="Passes over the data for the tokenizer.")] = 12,
     epochs: Annotated[float, typer.Option(help="Passes over the data for the transformer.")] = 12,
+    layout: Annotated[
+        str, typer.Option(help="sigma (one position a token) or randar (two, as in the paper).")
+    ] = "sigma",
     dim: Annotated[int, typer.Option(help="Transformer width, a multiple of 32.")] = 128,
     layers: Annotated[int, typer.Option(help="Transformer layers.")] = 4,
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 256,
@@ -35,6 +38,9 @@ def train(
     test_images: Annotated[
         int, typer.Option(help="Test images scored in full for the reported accuracy.")
     ] = 1000,
+    max_orders: Annotated[
+        int, typer.Option(min=2, help="Orders that those images are scored on, for every class.")
+    ] = 32,
     license: Annotated[
         str, typer.Option(help="Licence of the weights, stated in model.json.")
     ] = "not stated",
@@ -51,18 +57,22 @@ def train(
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from anytime_cls.classifier import choose_device
-    from anytime_cls.train import Recipe, finish
+    from anytime_cls.train import Recipe, class_names, finish
     from anytime_cls.train import train as fit
+    from anytime_cls.zoo import LAYOUTS
 
     console = Console(stderr=True)
     if dim % 32 or dim < 32:
         raise Refused(f"--dim must be a multiple of 32, got {dim}")
     if image_size % 4 or image_size < 8:
         raise Refused(f"--image-size must be a multiple of 4 from 8, got {image_size}")
+    if layout not in LAYOUTS:
+        raise Refused(f"unknown --layout {layout!r}: choose from {', '.join(LAYOUTS)}")
     recipe = Recipe(
         image_size=image_size,
         tokenizer_labels=tokenizer_labels,
         tokenizer_epochs=tokenizer_epochs,
+        layout=layout,
         dim=dim,
         n_layer=layers,
         n_head=dim // 32,
@@ -107,10 +117,12 @@ def train(
             card = finish(
                 *fitted, recipe, out,
                 name=name or out.resolve().name,
+                labels=class_names(dataset, fitted[2].classes),
                 data=f"{dataset.resolve().name}, {len(fitted[2].classes)} classes",
                 notes={"license": license},
                 calibration_images=calibration_images,
                 test_images=test_images,
+                k_max=max_orders,
                 progress=lambda stage, done, total: show(stage, done, total, "images scored in full"),
             )  # fmt: skip
         except ValueError as error:

@@ -12,7 +12,7 @@ from anytime_cls import train as training
 from anytime_cls.classifier import AnytimeClassifier, RaceOptions
 from anytime_cls.train import Recipe, finish, load_folder, split_holdout, train
 from anytime_cls.train_tokenizer import augment
-from anytime_cls.zoo import read_card
+from anytime_cls.zoo import build_transformer, read_card
 
 TINY = Recipe(
     image_size=16, widths=(8, 16, 16), blocks=(1, 1, 1), levels=(4, 4, 4), dim=32, n_layer=1, n_head=1,
@@ -40,12 +40,30 @@ def stripes(tmp_path_factory):
     return root
 
 
+@pytest.mark.parametrize("layout", ["randar", "sigma"])
+def test_the_loss_is_taken_over_each_stages_prefix(layout, stripes, tmp_path, monkeypatch):
+    """The schedule: a quarter, a half, then whole orders."""
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=1, layout=layout)
+    seen = []
+
+    def build(*args):
+        model = build_transformer(*args)
+        model.register_forward_pre_hook(lambda module, args: seen.append(args[3]))
+        return model
+
+    monkeypatch.setattr(training, "build_transformer", build)
+    train(stripes, tmp_path, recipe, device=CPU, report=quiet)
+    steps = len(seen)
+    assert sorted(set(seen)) == [4, 8, 16] and seen == sorted(seen)
+    assert seen.count(4) == pytest.approx(0.4 * steps, abs=1) and seen.count(16) >= 0.2 * steps - 1
+
+
 @pytest.fixture(scope="module")
 def trained(stripes, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     fitted = train(stripes, out, TINY, device=CPU, report=quiet)
     card = finish(
-        *fitted, TINY, out, name="stripes", data="coloured noise", notes={"license": "MIT"},
+        *fitted, TINY, out, name="stripes", labels=["sea", "grass", "fire"], data="coloured noise", notes={"license": "MIT"},
         calibration_images=36, test_images=36, k_max=8, progress=quiet,
     )  # fmt: skip
     return out, card
@@ -53,7 +71,7 @@ def trained(stripes, tmp_path_factory):
 
 def test_a_trained_model_classifies_new_pictures(trained, stripes):
     out, card = trained
-    assert card.labels == ["blue", "green", "red"]
+    assert card.labels == ["sea", "grass", "fire"] and card.synsets == ["blue", "green", "red"]
     metrics = card.fields["metrics"]
     assert metrics["measured_on"] == "test images" and metrics["images"] == 36
     assert set(metrics["accuracy_at_k"]) == {"1", "4"} and metrics["accuracy_at_k"]["4"]["value"] >= 0.9
@@ -61,7 +79,7 @@ def test_a_trained_model_classifies_new_pictures(trained, stripes):
     assert card.temperature > 0 and set(card.priors) == {"paired", "marginal"}
     classifier = AnytimeClassifier.load(str(out), device="cpu")
     decision = classifier.classify(stripes / "test" / "red" / "03.png", RaceOptions(max_orders=8))
-    assert decision.label == "red"
+    assert decision.label == "fire"
 
 
 def test_the_model_directory_says_how_it_was_made(trained):
@@ -119,6 +137,13 @@ def test_data_that_cannot_be_trained_on_is_named(tmp_path):
         (tmp_path / "data" / name / "x.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"a/x\.png"):
         load_folder(tmp_path / "data", 16)
+
+
+def test_classes_are_called_by_the_first_of_their_names_unless_two_share_it(tmp_path):
+    folders = ["n1", "n2", "n3", "n4"]
+    assert training.class_names(tmp_path, folders) == folders
+    (tmp_path / "classes.tsv").write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane, bird\nn3\tCrane\n")
+    assert training.class_names(tmp_path, folders) == ["goldfish", "crane, bird", "Crane", "n4"]
 
 
 def test_the_holdout_is_stratified_and_seeded():

@@ -1,0 +1,148 @@
+"""A single-stream any-order transformer: half the positions of RandAR for the same log p(x | order, class).
+
+Pannatier, Courdier & Fleuret, *σ-GPTs: A New Approach to Autoregressive Models*, 2024,
+https://arxiv.org/abs/2404.09562: one position both reads the last token and is told where the next one is,
+
+    [(begin → π_1), (x_π1 → π_2), ..., (x_π(N−1) → π_N)],
+
+so an order costs N positions where RandAR's interleaved layout costs 2N. Here the class is added to every
+position, and rotary attention compares places: a query turns with the place that is predicted, a key with
+the place of the token that was read.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from anytime_cls.randar import (
+    FeedForward,
+    RandAR,
+    RandARConfig,
+    RMSNorm,
+    causal_attention,
+    rotary_table,
+    score_tokens,
+)
+
+
+@dataclass(frozen=True)
+class SigmaConfig(RandARConfig):
+    """Shape of a :class:`SigmaGPT`; the fields are RandAR's."""
+
+    def flops(self, prefix: int | None = None) -> float:
+        """Multiply-adds × 2 of one pass over the first `prefix` tokens (all N by default)."""
+        m = self.n_tokens if prefix is None else prefix
+        per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
+        attention = 2 * 2 * self.dim * (m + 1) / 2  # causal: half the score matrix
+        return m * (self.n_layer * (per_position + attention) + 2 * self.dim * self.vocab_size)
+
+
+class Attention(nn.Module):
+    def __init__(self, config: SigmaConfig):
+        super().__init__()
+        self.n_head, self.head_dim = config.n_head, config.head_dim
+        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        """x [B, T, dim] → same; cos, sin [B, T, 2, 1, head_dim / 2]: the query's angle and the key's."""
+        b, t, dim = x.shape
+        qkv = self.wqkv(x).view(b, t, 3, self.n_head, self.head_dim)
+        first, second = qkv[:, :, :2].chunk(2, dim=-1)
+        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(qkv)
+        q, k = qk.permute(2, 0, 3, 1, 4)  # each [B, H, T, head_dim]
+        y = causal_attention(q, k, qkv[:, :, 2].transpose(1, 2))
+        return self.wo(y.transpose(1, 2).reshape(b, t, dim))
+
+
+class Block(nn.Module):
+    def __init__(self, config: SigmaConfig):
+        super().__init__()
+        self.attention = Attention(config)
+        self.feed_forward = FeedForward(config)
+        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
+        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), cos, sin)
+        return x + self.feed_forward(self.ffn_norm(x))
+
+
+class SigmaGPT(nn.Module):
+    """Class-conditional any-order model with :class:`~anytime_cls.randar.RandAR`'s interface."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, config: SigmaConfig):
+        super().__init__()
+        grid = math.isqrt(config.n_tokens)
+        if grid * grid != config.n_tokens:
+            raise ValueError(f"n_tokens must be a square, got {config.n_tokens}")
+        if config.dim % config.n_head or config.head_dim % 4:
+            raise ValueError(f"dim {config.dim} must be n_head {config.n_head} × a multiple of 4")
+        self.config = config
+        self.cls_embedding = nn.Embedding(config.n_classes + 1, config.dim)  # the last row is the null class
+        self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
+        self.read_positions = nn.Embedding(config.n_tokens + 1, config.dim)  # the last row stands for "begin"
+        self.next_positions = nn.Embedding(config.n_tokens, config.dim)
+        self.layers = nn.ModuleList(Block(config) for _ in range(config.n_layer))
+        self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.output = nn.Linear(config.dim, config.vocab_size, bias=False)
+        cos, sin = rotary_table(grid, config.head_dim, config.rope_base)
+        self.register_buffer("cos", cos, persistent=False)  # [N + 1, head_dim / 2]; the last row, all
+        self.register_buffer("sin", sin, persistent=False)  # zero, is the key's that has read nothing
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+        nn.init.zeros_(self.output.weight)
+
+    def hidden(self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None) -> Tensor:
+        """Final states, one a predicted token: [B, m, dim]. Arguments as RandAR's."""
+        m = self.config.n_tokens if prefix is None else prefix
+        if not 1 <= m <= self.config.n_tokens:
+            raise ValueError(f"prefix must be 1 to {self.config.n_tokens}, got {prefix}")
+        begin = orders.new_full((len(orders), 1), self.config.n_tokens)
+        following = orders[:, :m]
+        read = torch.cat((begin, following[:, :-1]), dim=1)
+        x = self.next_positions(following) + self.read_positions(read) + self.cls_embedding(classes)[:, None]
+        seen = self.tok_embeddings(tokens.gather(1, following[:, :-1]))
+        x = torch.cat((x[:, :1], x[:, 1:] + seen), dim=1)
+        angle = torch.stack((following, read), dim=2)  # [B, m, 2]
+        cos, sin = self.cos[angle].unsqueeze(3), self.sin[angle].unsqueeze(3)
+        for layer in self.layers:
+            x = layer(x, cos, sin)
+        return self.norm(x)
+
+    def token_log_probs(
+        self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None
+    ) -> Tensor:
+        """log p(x_π(t) | x_π(<t), class) for t = 1 .. m, in nats: float32 [B, m]."""
+        return score_tokens(self.output, self.hidden(tokens, classes, orders, prefix), tokens, orders)
+
+    forward = token_log_probs
+
+    def reference_state(self) -> dict[str, Tensor]:
+        """The weights, as they are stored."""
+        return {key: value.detach() for key, value in self.state_dict().items()}
+
+    def load_reference(self, state: Mapping[str, Tensor]) -> None:
+        """Load stored weights. Raises ValueError naming what is wrong."""
+        expected = self.reference_state()
+        different = sorted(expected.keys() ^ state.keys())
+        if different:
+            raise ValueError(f"weights do not match this model: {different[0]!r} is on one side only")
+        for key, value in expected.items():
+            if state[key].shape != value.shape:
+                raise ValueError(
+                    f"{key} has shape {tuple(state[key].shape)}, this model needs {tuple(value.shape)}"
+                )
+        self.load_state_dict({key: state[key].to(value.dtype) for key, value in expected.items()})
+
+
+Transformer = RandAR | SigmaGPT
