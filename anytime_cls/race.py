@@ -250,6 +250,7 @@ class Outcomes:
     pulls: Array  # int [I]: pulls used
     passes: Array  # int [I]: class scores taken, in pulls
     decided: Array  # bool [I]: one class left before k_max
+    left_at: Array  # int [I, C]: pulls scored when a class left; 0 for the answer
 
 
 def run(rule: Rule, scores: Array) -> Outcomes:
@@ -259,6 +260,7 @@ def run(rule: Rule, scores: Array) -> Outcomes:
     alive = np.ones((n_images, n_classes), bool)
     pulls = np.zeros(n_images, int)
     passes = np.zeros(n_images, int)
+    left_at = np.zeros((n_images, n_classes), int)
     before = 0
     for look in rule.looks(n_classes, k_max):
         racing = alive.sum(axis=1) > 1
@@ -267,8 +269,9 @@ def run(rule: Rule, scores: Array) -> Outcomes:
         passes[racing] += alive[racing].sum(axis=1) * (look - before)
         pulls[racing] = look
         alive[racing] = decide(rule, scores[racing, :look], alive[racing], k_max)
+        left_at[~alive & (left_at == 0)] = look
         before = look
     decided = pulls < k_max
     # the leader of the living; they share their pulls
     prediction = alive.argmax(axis=1)
-    return Outcomes(prediction, pulls, passes, decided)
+    return Outcomes(prediction, pulls, passes, decided, left_at)

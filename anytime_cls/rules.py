@@ -8,13 +8,14 @@ on a stack of races at once (scores [I, n, C]), so that live races (I = 1) and r
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 import numpy as np
 
 from anytime_cls.bounds import Bound, ModeratedT, NormalMixture, PlainT, VariancePrior
+from anytime_cls.orders import OrderSampler
 
 Array = np.ndarray
 
@@ -73,26 +74,30 @@ class PairedRule:
     """Drop a class when the bound on the paired difference leader − class excludes zero.
 
     δ is split over the C − 1 rivals (only pairs with the K_max winner can err, so a union bound over
-    C − 1 pairs covers whoever leads) and, unless the bound is anytime-valid, over the looks.
+    C − 1 pairs covers whoever leads) and, unless the bound is anytime-valid, over the looks. `each`, where
+    given, is spent on every pair at every look instead: past δ's share it promises nothing.
     """
 
     bound: Bound
     delta: float = 0.05
     name: str = "paired"
+    each: float | None = None
 
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return sparse_looks(k_max)
 
-    def alpha(self, n_classes: int, k_max: int) -> float:
-        """The error spent on one pair at one look."""
+    def alpha(self, n_classes: int, k_max: int, n: int = 1) -> float:
+        """The error spent on one pair at the look after n orders."""
+        if self.each is not None:
+            return self.each
         looks = 1 if self.bound.anytime else max(1, len(self.looks(n_classes, k_max)) - 1)
         return self.delta / max(1, n_classes - 1) / looks
 
     def radius(self, scores: Array, alive: Array, k_max: int) -> tuple[Array, Array]:
         """Mean difference to the leader and the bound's half-width on it: two [I, C]."""
         gap, var = paired(scores, alive)
-        alpha = self.alpha(scores.shape[2], k_max)
-        return gap, self.bound.radius(gap, var, scores.shape[1], k_max, alpha)
+        n, n_classes = scores.shape[1:]
+        return gap, self.bound.radius(gap, var, n, k_max, self.alpha(n_classes, k_max, n))
 
     def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
         gap, radius = self.radius(scores, alive, k_max)
@@ -100,16 +105,38 @@ class PairedRule:
 
 
 @dataclass(frozen=True)
+class CalibratedRule(PairedRule):
+    """The paired rule with thresholds fitted on held-out traces (`calibrate`) to a risk, here `delta`.
+
+    The guarantee is distribution-free: it needs images like those of the calibration, not normal
+    differences or a right prior. `thresholds` are (orders scored, α at that look), for one K_max.
+    """
+
+    name: str = "calibrated"
+    thresholds: tuple[tuple[int, float], ...] = ()
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (*(n for n, _ in self.thresholds if n < k_max), k_max)
+
+    def alpha(self, n_classes: int, k_max: int, n: int = 1) -> float:
+        """The threshold of the last look up to n (intervals are asked for between looks too)."""
+        passed = [alpha for look, alpha in self.thresholds if look <= n]
+        return passed[-1] if passed else self.thresholds[0][1]
+
+
+@dataclass(frozen=True)
 class MarginalRule:
     """Drop a class when its upper confidence bound is below the leader's lower bound.
 
     The bounds are on each class's own order-averaged log-likelihood, two-sided; δ is split over classes
-    and looks. What an order adds to every class does not cancel here, hence `paired`.
+    and looks; `each`, where given, is a class's at every look instead. What an order adds to every class
+    does not cancel here, hence `paired`.
     """
 
     bound: Bound
     delta: float = 0.05
     name: str = "marginal"
+    each: float | None = None
 
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return sparse_looks(k_max)
@@ -117,9 +144,14 @@ class MarginalRule:
     def radius(self, scores: Array, k_max: int) -> Array:
         """Half-width of each class's confidence interval: [I, C]."""
         n, n_classes = scores.shape[1:]
-        alpha = self.delta / n_classes / max(1, len(self.looks(n_classes, k_max)) - 1) / 2
         var = sample_variance(scores)
-        return self.bound.radius(np.ones_like(var), var, n, k_max, alpha)
+        return self.bound.radius(np.ones_like(var), var, n, k_max, self.alpha(n_classes, k_max) / 2)
+
+    def alpha(self, n_classes: int, k_max: int) -> float:
+        """The error spent on one class at one look, both sides together."""
+        if self.each is not None:
+            return self.each
+        return self.delta / n_classes / max(1, len(self.looks(n_classes, k_max)) - 1)
 
     def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
         mean, radius = mean_scores(scores, alive), self.radius(scores, k_max)
@@ -222,42 +254,136 @@ def top(mean: Array, m: int) -> Array:
 
 
 RULES = ("paired", "strict", "marginal", "fixed", "funnel", "clark-jaini", "halving")
+CALIBRATED = "calibrated"  # needs what `anytime-cls calibrate` fits for a model, so it is not among RULES
+DELTA_RULES = ("paired", "strict", "marginal", CALIBRATED)  # those that a δ steers
+#: Settings of a rule besides δ, as `make_rule` takes them.
+SETTINGS: dict[str, tuple[str, ...]] = {
+    "paired": ("alpha",), "strict": ("alpha",), "marginal": ("alpha",), "funnel": ("stages",),
+    "clark-jaini": ("p_value", "min_scores"), "halving": ("saving",),
+}  # fmt: skip
 
 
-def make_rule(name: str, delta: float = 0.05, priors: Mapping[str, VariancePrior] | None = None) -> Rule:
+@dataclass(frozen=True)
+class RaceShape:
+    """What a calibration is for: other races may err more often than it says."""
+
+    k_max: int  # orders
+    n_classes: int | None  # None: not known yet, not compared
+    order_sampler: str = "uniform"
+
+
+def make_rule(
+    name: str,
+    delta: float = 0.05,
+    priors: Mapping[str, VariancePrior] | None = None,
+    calibrated: Sequence[Mapping[str, Any]] = (),
+    shape: RaceShape | None = None,
+    **settings: Any,
+) -> Rule:
     """The rule of this name.
 
     Parameters
     ----------
-    name : one of `RULES`
+    name : one of `RULES`, or `calibrated`
     delta : probability, per image, of another answer than all K_max orders would give, in (0, 1)
     priors : variance priors fitted on held-out traces, under `paired` and `marginal`. Without them
         `paired` and `marginal` fall back to the plain t (which can drop nothing before two orders), and
         `strict` is refused.
+    calibrated, shape : for `calibrated`: a model's calibrations, and the race it is wanted for
+    settings : the rule's own (`SETTINGS`). `alpha` (paired, strict, marginal): error of one pair (class)
+        at one look, instead of δ's share; `stages`; `p_value`, `min_scores`; `saving`
 
     Raises
     ------
-    ValueError : an unknown rule, a δ outside (0, 1), or `strict` without a prior
+    ValueError : an unknown rule or setting, a δ outside (0, 1), `strict` without a prior, or `calibrated`
+        without a calibration for this race
     """
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta:g}")
+    unknown = sorted(set(settings) - set(SETTINGS.get(name, ())))
+    if unknown and name in (*RULES, CALIBRATED):
+        known = ", ".join(SETTINGS.get(name, ())) or "none"
+        raise ValueError(f"rule {name!r} has no setting {unknown[0]!r}; it has {known}")
     priors = priors or {}
     moderated = {key: ModeratedT(prior) for key, prior in priors.items()}
+    each = settings.get("alpha")
+    if each is not None and not 0 < each < 1:
+        raise ValueError(f"alpha must lie between 0 and 1, got {each:g}")
     match name:
         case "paired":
-            return PairedRule(moderated.get("paired", PlainT()), delta)
+            return PairedRule(moderated.get("paired", PlainT()), delta, each=each)
         case "strict":
             if "paired" not in priors:
                 raise ValueError("rule 'strict' needs a variance prior and this model has none: use 'paired'")
-            return PairedRule(NormalMixture(priors["paired"]), delta, name="strict")
+            return PairedRule(NormalMixture(priors["paired"]), delta, name="strict", each=each)
         case "marginal":
-            return MarginalRule(moderated.get("marginal", PlainT()), delta)
+            return MarginalRule(moderated.get("marginal", PlainT()), delta, each=each)
+        case "calibrated":
+            return _calibrated(calibrated, delta, shape)
         case "fixed":
             return FixedRule()
         case "funnel":
-            return FunnelRule()
+            return FunnelRule(**settings)
         case "clark-jaini":
-            return ClarkJainiRule()
+            return ClarkJainiRule(**settings)
         case "halving":
-            return HalvingRule()
-    raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}")
+            return HalvingRule(**settings)
+    raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}, {CALIBRATED}")
+
+
+def _calibrated(entries: Sequence[Mapping[str, Any]], risk: float, shape: RaceShape | None) -> CalibratedRule:
+    """The calibration of the largest risk up to the one asked for: what holds less holds it too."""
+    if not entries:
+        raise ValueError(
+            "rule 'calibrated' needs a calibration and this model has none: 'anytime-cls calibrate' makes one"
+        )
+    try:
+        usable = [e for e in entries if e["risk"] <= risk and (shape is None or _fits(e, shape))]
+        if usable:
+            best = max(usable, key=lambda entry: entry["risk"])
+            thresholds = sorted((int(n), float(alpha)) for n, alpha in best["thresholds"].items())
+            bound = ModeratedT(VariancePrior.from_dict(best["prior"]))
+            return CalibratedRule(bound, float(best["risk"]), thresholds=tuple(thresholds))
+        there = "; ".join(
+            f"risk {e['risk']:g} at {e['k_max']} {e['order_sampler']} orders of {e['n_classes']} classes"
+            for e in entries
+        )
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise ValueError(f"the model's calibrations cannot be read ({error!r}): calibrate it again") from None
+    wanted = f"risk {risk:g} or less"
+    if shape is not None:
+        classes = "" if shape.n_classes is None else f" of {shape.n_classes} classes"
+        wanted += f" at {shape.k_max} {shape.order_sampler} orders{classes}"
+    raise ValueError(f"rule 'calibrated' has no calibration for {wanted}: there is {there}")
+
+
+def _fits(entry: Mapping[str, Any], shape: RaceShape) -> bool:
+    return (
+        entry["k_max"] == shape.k_max
+        and entry["order_sampler"] == shape.order_sampler
+        and shape.n_classes in (None, entry["n_classes"])
+    )
+
+
+def pull_priors(priors: Mapping[str, VariancePrior], block: int) -> dict[str, VariancePrior]:
+    """Priors of single orders → of pulls of `block` orders.
+
+    A pull varies 1/block as much, or less where the orders of a block are negatively correlated, as
+    antithetic ones are (examples/compare_orders.py).
+    """
+    return {key: replace(prior, scale=prior.scale / block) for key, prior in priors.items()}
+
+
+def model_rule(
+    fields: Mapping[str, Any], name: str, delta: float, max_orders: int, n_classes: int | None = None,
+    order_sampler: str = "uniform", **settings: Any,
+) -> Rule:  # fmt: skip
+    """A rule for races of one model, with the priors and calibrations that its `model.json` holds.
+
+    fields : has `priors` and `calibrated`, or not. max_orders : K_max, in orders. Raises as `make_rule`.
+    """
+    sampler = OrderSampler(order_sampler, 1)
+    priors = {key: VariancePrior.from_dict(prior) for key, prior in fields.get("priors", {}).items()}
+    shape = RaceShape(min(max_orders, sampler.distinct or max_orders), n_classes, order_sampler)
+    calibrated = fields.get("calibrated", ())
+    return make_rule(name, delta, pull_priors(priors, sampler.block), calibrated, shape, **settings)

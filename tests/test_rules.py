@@ -16,14 +16,19 @@ from scipy.stats import binom, ttest_rel
 from anytime_cls.bounds import ModeratedT, PlainT, VariancePrior
 from anytime_cls.race import aggregate_scores, run
 from anytime_cls.rules import (
+    CALIBRATED,
     RULES,
+    CalibratedRule,
     ClarkJainiRule,
     FunnelRule,
     HalvingRule,
     MarginalRule,
     PairedRule,
+    RaceShape,
     make_rule,
+    model_rule,
     paired,
+    pull_priors,
     sparse_looks,
     top,
 )
@@ -282,3 +287,83 @@ def test_make_rule_refuses_in_one_line():
             make_rule("paired", delta)
     with pytest.raises(ValueError, match="needs a variance prior"):
         make_rule("strict")
+
+
+def test_settings_reach_their_rule_and_no_other():
+    assert make_rule("halving", saving=4.0) == HalvingRule(saving=4.0)
+    assert make_rule("clark-jaini", p_value=0.1, min_scores=3) == ClarkJainiRule(0.1, 3)
+    assert make_rule("funnel", stages=((0.5, 2),)) == FunnelRule(((0.5, 2),))
+    for name, classes in (("paired", 9), ("marginal", 10)):  # δ's share as alpha is δ
+        share = 0.05 / classes / 9
+        one, other = make_rule(name, 0.05, PRIORS), make_rule(name, 0.9, PRIORS, alpha=share)
+        scores = races(20, 50, 10, spread=1.0, k_max=32)
+        np.testing.assert_array_equal(run(one, scores).passes, run(other, scores).passes)
+    with pytest.raises(ValueError, match="rule 'funnel' has no setting 'saving'; it has stages"):
+        make_rule("funnel", saving=4.0)
+    with pytest.raises(ValueError, match="rule 'fixed' has no setting 'alpha'; it has none"):
+        make_rule("fixed", alpha=0.1)
+    with pytest.raises(ValueError, match="alpha must lie between 0 and 1"):
+        make_rule("paired", alpha=0.0)
+
+
+# calibrated
+
+
+def calibration(risk: float, alpha: float, k_max: int = 32, n_classes: int = 10, sampler: str = "uniform"):
+    return {
+        "risk": risk, "k_max": k_max, "n_classes": n_classes, "order_sampler": sampler,
+        "prior": PRIORS["paired"].to_dict(), "thresholds": {"1": alpha, "4": alpha / 2, "16": alpha},
+    }  # fmt: skip
+
+
+ENTRIES = [calibration(0.01, 0.1), calibration(0.05, 0.3), calibration(0.02, 0.2, k_max=8)]
+
+
+def test_calibrated_takes_the_largest_risk_up_to_delta():
+    shape = RaceShape(32, 10)
+    for delta, risk, alpha in ((0.01, 0.01, 0.1), (0.03, 0.01, 0.1), (0.05, 0.05, 0.3), (0.9, 0.05, 0.3)):
+        rule = make_rule(CALIBRATED, delta, calibrated=ENTRIES, shape=shape)
+        assert (rule.name, rule.delta, rule.alpha(10, 32, 1)) == ("calibrated", risk, alpha)
+    assert make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, shape=RaceShape(8, None)).delta == 0.02
+
+
+def test_calibrated_looks_where_it_was_fitted():
+    """Its own looks and thresholds; between two looks (for intervals) the one before holds."""
+    rule = make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, shape=RaceShape(32, 10))
+    assert isinstance(rule, CalibratedRule) and rule.looks(10, 32) == (1, 4, 16, 32)
+    assert [rule.alpha(10, 32, n) for n in (1, 3, 4, 15, 31)] == [0.3, 0.3, 0.15, 0.15, 0.3]
+    scores = races(21, 50, 10, spread=1.0, k_max=32)
+    kept = rule.keep(scores[:, :4], np.ones((50, 10), bool), 32)
+    gap, var = paired(scores[:, :4], np.ones((50, 10), bool))
+    tail = ModeratedT(PRIORS["paired"]).tail(gap, var, 4, 32)
+    np.testing.assert_array_equal(kept, tail >= 0.15)
+
+
+@pytest.mark.parametrize(
+    ("delta", "shape"),
+    [(0.005, RaceShape(32, 10)), (0.05, RaceShape(16, 10)), (0.05, RaceShape(32, 9)),
+     (0.05, RaceShape(32, 10, "antithetic"))],
+)  # fmt: skip
+def test_calibrated_is_refused_for_other_races_listing_what_there_is(delta, shape):
+    with pytest.raises(ValueError, match=r"is risk 0\.01 at 32 uniform orders of 10 classes; ") as caught:
+        make_rule(CALIBRATED, delta, calibrated=ENTRIES, shape=shape)
+    assert "\n" not in str(caught.value)
+
+
+def test_calibrated_needs_a_calibration_that_can_be_read():
+    with pytest.raises(ValueError, match="this model has none: 'anytime-cls calibrate' makes one"):
+        make_rule(CALIBRATED, 0.05)
+    for entries in ([{"risk": 0.01}], ["risk"], [calibration(0.01, 0.1) | {"thresholds": {"a": 1}}]):
+        with pytest.raises(ValueError, match=r"the model's calibrations cannot be read"):
+            make_rule(CALIBRATED, 0.05, calibrated=entries, shape=RaceShape(32, 10))
+
+
+def test_a_models_rule_has_its_priors_by_the_pull():
+    """Antithetic pairs vary half as much as orders do; one constant order makes K_max 1."""
+    fields = {"priors": {key: prior.to_dict() for key, prior in PRIORS.items()},
+              "calibrated": [calibration(0.01, 0.1, k_max=1, sampler="constant")]}  # fmt: skip
+    rule = model_rule(fields, "paired", 0.1, 32, 10, "antithetic")
+    assert rule == PairedRule(ModeratedT(pull_priors(PRIORS, 2)["paired"]), 0.1)
+    assert rule.bound.prior.scale == 1.0 and rule.bound.prior.df == 40
+    assert model_rule(fields, CALIBRATED, 0.1, 32, 10, "constant").delta == 0.01
+    assert model_rule({}, "paired", 0.1, 32) == PairedRule(PlainT(), 0.1)

@@ -1,0 +1,97 @@
+"""Finite-sample guarantees: choosing a threshold on held-out images so that its risk is below a target.
+
+Risk is the expected loss of an image, of which disagreement with the K_max decision is one. Nothing is
+assumed of the scores: only that later images are drawn as the held-out ones were. Pure NumPy and SciPy.
+
+The thresholds form a family ordered from safe to loose. *Fixed-sequence testing* (Angelopoulos, Bates,
+Candès, Jordan, Lei, *Learn then Test*, 2021, arXiv 2110.01052) tests "the risk is above r" at each, from the
+safe end, and stops at the first that is not rejected at level ε; then P(the chosen one's risk > r) ≤ ε,
+whatever the family, as long as it was fixed before those images were seen. With a loss of 0 or 1 the exact
+binomial test is used, so "rejected" says "the Clopper–Pearson upper bound is at most r": that is the
+upper-confidence-bound calibration of risk-controlling prediction sets (Bates et al., J. ACM 2021, arXiv
+2101.02703), which Jazbec et al. (*Fast yet Safe: Early-Exiting with Risk Control*, NeurIPS 2024, arXiv
+2405.20915) apply to early exits. There is no split of ε over the family, as with Bonferroni, and the risk
+need not be monotone, as theirs must.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+from scipy.stats import beta, binom
+
+Array = np.ndarray
+
+#: loss(prediction, full, label) → [n] in [0, 1], from int arrays [n]: the rule's answers, those of all K_max
+#: orders, and the true labels (−1 unknown).
+Loss = Callable[[Array, Array, Array], Array]
+
+
+def disagreement(prediction: Array, full: Array, label: Array) -> Array:
+    """1 where the rule's answer is not that of all K_max orders."""
+    return (prediction != full).astype(float)
+
+
+LOSSES: dict[str, Loss] = {"disagreement": disagreement}
+
+
+def p_value(losses: Array, risk: float) -> float:
+    """P-value of "the expected loss exceeds `risk`", valid for any distribution on [0, 1]: losses [n].
+
+    Exact binomial for losses of 0 and 1, else Hoeffding–Bentkus (Learn then Test, prop. 1). Raises ValueError
+    for losses outside [0, 1] or none.
+    """
+    losses = np.asarray(losses, float)
+    n, mean = len(losses), float(losses.mean()) if len(losses) else math.nan
+    if not n or not (losses.min() >= 0 and losses.max() <= 1):
+        raise ValueError("losses must lie in [0, 1], and there must be some")
+    if np.isin(losses, (0, 1)).all():
+        return float(binom.cdf(round(n * mean), n, risk))
+    if mean >= risk:
+        return 1.0
+    divergence = _relative_entropy(mean, risk)
+    bentkus = math.e * binom.cdf(math.ceil(n * mean), n, risk)
+    return float(min(math.exp(-n * divergence), bentkus, 1.0))
+
+
+def _relative_entropy(a: float, b: float) -> float:
+    """KL divergence of Bernoulli(a) from Bernoulli(b), nats."""
+    left = 0.0 if a == 0 else a * math.log(a / b)
+    right = 0.0 if a == 1 else (1 - a) * math.log((1 - a) / (1 - b))
+    return left + right
+
+
+def fixed_sequence(losses: Array, risk: float, confidence: float = 0.95) -> int | None:
+    """The loosest threshold certified: its index, or None if not even the safest is.
+
+    losses : [T, n] of T thresholds, from safe to loose, on the same n images
+    risk, confidence : P(expected loss > risk) ≤ 1 − confidence over the draw of the images
+    """
+    last = None
+    for at, row in enumerate(losses):
+        if p_value(row, risk) > 1 - confidence:
+            break
+        last = at
+    return last
+
+
+def images_needed(risk: float, confidence: float = 0.95) -> int:
+    """Fewest images on which a rule that never errs is certified: (1 − risk)^n ≤ 1 − confidence."""
+    return math.ceil(math.log(1 - confidence) / math.log1p(-risk))
+
+
+def upper_bound(errors: int, n: int, confidence: float = 0.95) -> float:
+    """Clopper–Pearson one-sided upper bound of a proportion."""
+    return 1.0 if errors >= n else float(beta.ppf(confidence, errors + 1, n - errors))
+
+
+def clopper_pearson(errors: int, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Clopper–Pearson two-sided interval of a proportion (Biometrika 1934); (0, 1) of nothing."""
+    if n == 0:
+        return 0.0, 1.0
+    tail = (1 - confidence) / 2
+    low = 0.0 if errors == 0 else float(beta.ppf(tail, errors, n - errors + 1))
+    high = 1.0 if errors == n else float(beta.ppf(1 - tail, errors + 1, n - errors))
+    return low, high

@@ -1,0 +1,135 @@
+"""`anytime-cls calibrate`: thresholds that hold a stated risk, from a full trace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from .errors import FAILED, Refused, complain
+from .replay import check_output, numbers, progress_bar, tell
+
+Option = typer.Option
+
+
+def calibrate(
+    trace: Annotated[
+        str, typer.Argument(metavar="FULL.h5", help="A trace that 'sweep --rule fixed' recorded.")
+    ],
+    risk: Annotated[
+        str,
+        Option(metavar="P,P,...",
+               help="Share of images that may be answered otherwise than by all K_max orders."),
+    ] = "0.01,0.02,0.05",
+    confidence: Annotated[
+        float, Option(metavar="P", help="How sure each risk is held, over the draw of the fitted images.")
+    ] = 0.95,
+    split: Annotated[
+        float, Option(metavar="P", help="Share of the images to fit on; the figures are of the others.")
+    ] = 0.5,
+    seed: Annotated[int, Option(metavar="N", min=0, help="Decides which images those are.")] = 0,
+    out: Annotated[
+        str | None,
+        Option("--out", "-o", metavar="CAL.json", show_default=False,
+               help="Write what was fitted here, for 'replay --priors-from'."),
+    ] = None,
+    write_model: Annotated[
+        str | None,
+        Option(metavar="MODEL", show_default=False,
+               help="Add it to this model's model.json (a folder, or an embedded model's name): '--rule "
+               "calibrated' then uses it."),
+    ] = None,
+    priors: Annotated[
+        bool, Option("--priors", help="Replace the model's variance priors and temperature too.")
+    ] = False,
+    overwrite: Annotated[bool, Option("--overwrite", help="Replace an --out that is there.")] = False,
+    json: Annotated[bool, Option("--json", help="One JSON object, in place of the table.")] = False,
+    quiet: Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
+) -> int:  # fmt: skip
+    """Fit the rule 'calibrated': as few passes as a stated risk of another answer allows.
+
+    The guarantee needs no assumption on the scores: with --confidence, images drawn as those of the trace
+    are answered otherwise than by all K_max orders with at most the risk (Learn then Test). It holds for the
+    trace's K_max, classes and order sampler.
+
+    \b
+    Example: anytime-cls calibrate full.h5 --risk 0.01 --out cal.json
+             anytime-cls calibrate full.h5 --risk 0.01,0.05 --write-model runs/cifar10
+    """
+    risks = numbers("--risk", risk, float) or []
+    if priors and write_model is None:
+        raise Refused("--priors replaces those of a model: name it with --write-model")
+    if out is not None:
+        check_output("--out", Path(out), overwrite)
+
+    from anytime_cls.calibrate import calibrate_trace, store_calibration, write_json
+    from anytime_cls.trace import Trace
+    from anytime_cls.zoo import ModelError, read_card
+
+    try:
+        with Trace.open(trace) as recorded:
+            if write_model is not None:  # before the work
+                card = read_card(write_model)
+                if card.sha256.get("randar.safetensors") != recorded.attrs.get("model_sha256"):
+                    raise Refused(f"{trace} was recorded with other weights than {write_model}'s")
+            with progress_bar(quiet, "races") as progress:
+                fitted = calibrate_trace(recorded, risks, confidence, split, seed, progress=progress)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    try:
+        if out is not None:
+            write_json(Path(out), fitted)
+            tell(quiet, f"{out}: {len(fitted['calibrated'])} calibrations")
+        if write_model is not None:
+            tell(quiet, f"{store_calibration(write_model, fitted, priors)}: calibrations added")
+    except ModelError as error:
+        return complain(str(error), FAILED)
+    if json:
+        from .output import print_json
+
+        print_json(fitted)
+    else:
+        _show(fitted, confidence)
+    return 0
+
+
+def _show(fitted: dict[str, Any], confidence: float) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="dim")
+    table.add_column("risk")
+    table.add_column("rule")
+    for name in ("threshold", "fitted: errors", f"{confidence:.0%} bound", "held out: passes", "saving",
+                 "disagreement (95 % interval)", "accuracy"):  # fmt: skip
+        table.add_column(name, justify="right")
+    first = fitted["calibrated"][0]
+    for entry in fitted["calibrated"]:
+        held = entry["held_out"]
+        table.add_row(
+            f"{entry['risk']:g}", "calibrated", f"{entry['alpha']:.3g}", f"{entry['errors']}",
+            f"{entry['upper']:.2%}", *_measured(held),
+        )  # fmt: skip
+        table.add_row("", f"paired, δ {entry['risk']:g}", "", "", "", *_measured(held["paired"]), style="dim")
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=140)
+    console.print(table)
+    held = first["held_out"]
+    full = f"; all {first['k_max']} orders: accuracy {held['full_accuracy']['value']:.2%}" if (
+        "full_accuracy" in held) else ""  # fmt: skip
+    console.print(
+        f"priors on {fitted['calibration_images']} images, thresholds on {first['images']}, held out "
+        f"{held['images']}{full}",
+        style="dim", highlight=False,
+    )  # fmt: skip
+
+
+def _measured(row: dict[str, Any]) -> tuple[str, ...]:
+    wrong = row["disagreement"]
+    accuracy = f"{row['accuracy']['value']:.2%}" if "accuracy" in row else ""
+    return (
+        f"{row['passes']:.1f}", f"{row['saving']:.1f}×",
+        f"{wrong['value']:.2%} [{wrong['low']:.2%}, {wrong['high']:.2%}]", accuracy,
+    )  # fmt: skip
