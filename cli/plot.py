@@ -1,0 +1,241 @@
+"""`anytime-cls plot`: accuracy against compute, as pictures, a report, CSV and a table."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import shlex
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import FAILED, Refused, complain, readable
+
+if TYPE_CHECKING:
+    from anytime_cls.album import Drawn, Material
+    from anytime_cls.study import Analysis
+
+Option = typer.Option
+_FORMATS = ("png", "svg", "pdf", "html")
+_X = ("passes", "flops", "seconds", "orders")
+_Y = ("accuracy", "agreement", "top5")
+_KINDS = ("pareto", "k", "classes-left", "budget", "reliability")
+_BANDS = ("paired", "absolute", "none")
+
+
+def plot(
+    context: typer.Context,
+    files: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="FILES", show_default=False,
+            help="Curves of 'replay', full traces (replayed first) and live traces, of the same images.",
+        ),
+    ],
+    out: Annotated[
+        Path, Option("--out", "-o", metavar="FILE", show_default=False, help="FILE.png, .svg, .pdf or .html.")
+    ],
+    x: Annotated[
+        str | None,
+        Option("--x", metavar="COST", show_default=False, help="passes (default), flops, seconds or orders."),
+    ] = None,
+    y: Annotated[str, Option("--y", metavar="WHAT", help="accuracy, agreement or top5.")] = "accuracy",
+    kind: Annotated[
+        str | None,
+        Option(
+            metavar="KIND", show_default=False,
+            help="pareto (default), k, classes-left, budget, reliability, or all (default of a report).",
+        ),
+    ] = None,
+    bands: Annotated[
+        str,
+        Option(
+            metavar="KIND",
+            help="95 % bands: paired (of the difference to all orders), absolute (of the mean) or none.",
+        ),
+    ] = "paired",
+    bootstrap: Annotated[
+        int, Option(min=0, max=100_000, metavar="N", help="Resamples of the images; 0 for no intervals.")
+    ] = 1000,
+    seed: Annotated[int, Option(min=0, metavar="N", help="Decides the resamples.")] = 0,
+    title: Annotated[str, Option(metavar="TEXT", show_default=False, help="Above the picture.")] = "",
+    quiet: Annotated[bool, Option("--quiet", "-q", help="No table and no notes.")] = False,
+) -> int:  # fmt: skip
+    """Draw accuracy against compute, with the saving at equal accuracy; the numbers go to FILE.csv beside it.
+
+    A saving is measured against the cheapest fixed K that is at least as accurate on the same images.
+    Exit codes: 0 done, 1 could not be written, 2 the command makes no sense.
+
+    \b
+    Example: anytime-cls plot full.h5 -o pareto.png
+             anytime-cls plot curves.h5 full.h5 -o report.html
+    """
+    ending = out.suffix.lower().removeprefix(".")
+    for name, value, known in (
+        ("-o", ending, _FORMATS), ("--x", x or "passes", _X), ("--y", y, _Y), ("--bands", bands, _BANDS),
+        ("--kind", kind or "all", (*_KINDS, "all")),
+    ):  # fmt: skip
+        if value not in known:
+            what = (
+                f"a file ending in {', '.join('.' + k for k in known)}" if name == "-o" else ", ".join(known)
+            )
+            raise Refused(f"{name} takes {what}; got {str(out) if name == '-o' else value!r}")
+    if not out.absolute().parent.is_dir():
+        raise Refused(f"{out.absolute().parent} is not a folder: -o writes into an existing one")
+    if out.is_dir():
+        raise Refused(f"{out} is a folder: name a file for -o")
+    if importlib.util.find_spec("matplotlib") is None:
+        raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
+    from anytime_cls.study import analyse, join
+
+    kind = kind or ("all" if ending == "html" else "pareto")
+    kinds = list(_KINDS) if kind == "all" else [kind]
+    opened: Material | None = None
+    try:
+        material = opened = _open(files, quiet)
+        analysis = analyse(join(material.files), x or "passes", y, bootstrap, seed)
+        drawn, missing = _draw(analysis, material, kinds, x, title if ending != "html" else "", bands)
+        if not drawn:
+            raise Refused(missing[0])
+        if not quiet:
+            print_table(analysis)
+            for trace in material.traces:
+                if not trace.complete:
+                    complain(f"{trace.path} is not finished: these are {len(trace):,} images so far", 0)
+            for line in missing:
+                complain(f"left out {line}", 0)
+        written = _write(out, ending, drawn, analysis, material, title, context)
+    except ValueError as error:  # TraceError, CurvesError, ReplayError, StudyError: one line each
+        raise Refused(str(error)) from None
+    except OSError as error:
+        return complain(f"cannot write {error.filename or out}: {error.strerror or error}", FAILED)
+    finally:
+        if opened is not None:
+            opened.close()
+    if not quiet:
+        complain(f"wrote {', '.join(str(path) for path in written)}", 0)
+    return 0
+
+
+def _open(files: list[str], quiet: bool) -> Material:
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+
+    from anytime_cls.album import open_files
+
+    console = Console(stderr=True)
+    with Progress(
+        TextColumn("replaying {task.completed:,} of {task.total:,} races"), BarColumn(),
+        TimeRemainingColumn(), console=console, transient=True, disable=quiet or not console.is_terminal,
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=0, visible=False)
+        return open_files(
+            files, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+        )
+
+
+def _draw(
+    analysis: Analysis, material: Material, kinds: list[str], x: str | None, title: str, bands: str
+) -> tuple[list[Drawn], list[str]]:
+    from anytime_cls.album import draw
+
+    budget_x = x if x in ("passes", "flops") else "seconds"
+    return draw(analysis, material, kinds, budget_x, title, bands)
+
+
+def _write(
+    out: Path, ending: str, drawn: list[Drawn], analysis: Analysis, material: Material, title: str,
+    context: typer.Context,
+) -> list[Path]:  # fmt: skip
+    """The pictures and their CSV files; several kinds are told apart by NAME-KIND. Each is replaced whole."""
+    from anytime_cls.plots import save
+    from anytime_cls.tables import write_csv
+
+    written = []
+    for number, picture in enumerate(drawn):
+        path = out if not number else out.with_name(f"{out.stem}-{picture.kind}{out.suffix}")
+        if ending != "html":
+            memory = io.BytesIO()
+            save(picture.figure, memory, ending)
+            _replace(path, memory.getvalue())
+            written.append(path)
+        numbers = path.with_suffix(".csv")
+        write_csv(numbers, picture.rows)
+        written.append(numbers)
+    if ending == "html":
+        page = _page(drawn, analysis, material, title, context)
+        _replace(out, page.encode("utf-8", "replace"))
+        written.insert(0, out)
+    return written
+
+
+def _page(
+    drawn: list[Drawn], analysis: Analysis, material: Material, title: str, context: typer.Context
+) -> str:
+    from anytime_cls.album import gallery
+    from anytime_cls.plots import svg_text
+    from anytime_cls.report import Picture, report
+
+    pictures = [Picture(d.kind, d.title, d.caption, svg_text(d.figure), d.rows) for d in drawn]
+    attrs = analysis.study.attrs[0]
+    named = " on ".join(str(attrs[key]) for key in ("model", "dataset") if attrs.get(key))
+    command = readable(shlex.join(["anytime-cls", *context.obj]))
+    heading = title or f"Accuracy against compute: {named or 'anytime-cls'}"
+    return report(analysis, heading, command, pictures, gallery(analysis, material))
+
+
+def _replace(path: Path, content: bytes) -> None:
+    temporary = path.with_name(path.name + ".tmp")
+    temporary.write_bytes(content)
+    temporary.replace(path)
+
+
+def print_table(analysis: Analysis) -> None:
+    """Every series at its default setting: accuracy, agreement, K, passes, seconds, saving."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from anytime_cls.study import amount, summary_row, verdict
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:  # a file or a pipe has no width
+        console = Console(highlight=False, markup=False, width=160)
+    wide = console.width >= 128  # else without intervals and settings, which the CSV has
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    heads = ("rule", "setting", *(("accuracy %", "agreement %") if wide else ("acc %", "agree %")), "K mean",
+             "med", "p95", "passes", "seconds", "saving", "against", "vs all")  # fmt: skip
+    shown = [at for at, head in enumerate(heads) if wide or head != "setting"]
+    for head in (heads[at] for at in shown):
+        left = head in ("rule", "setting", "against")
+        table.add_column(head, justify="left" if left else "right", no_wrap=not left, overflow="fold")
+    for index in analysis.default.values():
+        row = summary_row(analysis, index)
+        values = (
+            readable(row["curve"]), row["setting"], _share(row, "accuracy", wide),
+            _share(row, "agreement", wide), f"{row['k_mean']:.1f}", f"{row['k_median']:g}",
+            f"{row['k_p95']:g}", amount(row["passes"]), amount(row["seconds"]), _ratio(row, "saving", wide),
+            row["saving_against"], _ratio(row, "saving_full", False),
+        )  # fmt: skip
+        style = "bold" if index == analysis.focus else ""
+        table.add_row(*[Text(values[at], style) for at in shown])
+    console.print(table)
+    best = analysis.best if analysis.best is not None else analysis.focus
+    console.print(Text("\n" + readable(verdict(analysis, best)), "dim"), soft_wrap=not console.is_terminal)
+
+
+def _share(row: dict[str, Any], name: str, interval: bool) -> str:
+    if row[name] != row[name]:
+        return "–"
+    text = f"{100 * row[name]:.1f}"
+    return f"{text} [{100 * row[name + '_low']:.1f}, {100 * row[name + '_high']:.1f}]" if interval else text
+
+
+def _ratio(row: dict[str, Any], name: str, interval: bool) -> str:
+    from anytime_cls.study import times
+
+    if row[name] != row[name]:
+        return "–"
+    text = f"{times(row[name])}×"
+    return f"{text} [{times(row[name + '_low'])}, {times(row[name + '_high'])}]" if interval else text
