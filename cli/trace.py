@@ -1,0 +1,239 @@
+"""`anytime-cls trace`: look into traces, join the shards of a run, export them for other programs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from .errors import FAILED, PIPE, USAGE, Refused, complain, readable
+
+if TYPE_CHECKING:
+    from anytime_cls.trace import Trace, TraceError
+
+app = typer.Typer(rich_markup_mode=None, help="Look into traces, join shards, export to CSV or Parquet.")
+
+
+@app.command("info")
+def info(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILES", help="Traces, of unfinished runs too.", show_default=False)
+    ],
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a file.")] = False,
+) -> int:
+    """Show where a trace came from and what it came to.
+
+    RUN.h5 of a run that is not finished is read from the folder RUN.h5.parts. Exit code 2 if a file is no
+    trace; the others are shown.
+
+    \b
+    Example: anytime-cls trace info runs/*.h5
+             anytime-cls trace info run.h5 --json | jq .accuracy
+    """
+    from anytime_cls.trace import Trace, TraceError
+
+    from .output import print_json
+    from .trace_info import describe, print_info
+
+    code = shown = 0
+    try:
+        for name in files:
+            try:
+                with Trace.open(_meant(name)) as trace:
+                    found = describe(trace)
+            except TraceError as error:
+                code = complain(str(error), USAGE)
+                continue
+            if json:
+                print_json(found)
+            else:
+                print_info(found, apart=shown > 0)
+            shown += 1
+    except BrokenPipeError:  # the reader of our output has seen enough
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return PIPE
+    return code
+
+
+@app.command("merge")
+def merge(
+    files: Annotated[
+        list[str], typer.Argument(metavar="FILES", help="The shards' traces.", show_default=False)
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT.h5", help="The joined trace.", show_default=False)
+    ],
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.h5 if it is there.")] = False,
+    allow_unfinished: Annotated[
+        bool,
+        typer.Option(
+            "--allow-unfinished", help="Take unfinished shards too; OUT.h5 then counts as unfinished."
+        ),
+    ] = False,
+) -> int:
+    """Join the shards of one run into one trace.
+
+    They must agree in model, data set, classes, seed, rule and whatever else decides the numbers. Images are
+    put in the order of the run; one that is in several shards is taken from the first. OUT.h5 is there whole
+    or not at all.
+
+    Example: anytime-cls trace merge part1.h5 part2.h5 part3.h5 -o run.h5
+    """
+    from anytime_cls.trace import Trace, TraceError
+    from anytime_cls.trace_write import merge_traces
+
+    from .trace_info import images_to_do
+
+    paths = [_meant(name) for name in files]
+    if any(path.resolve() == out.resolve() for path in paths):
+        raise Refused(f"{out} is one of the traces to merge: name another file with -o")
+    _check_out(out, overwrite)
+    try:
+        _check_images(paths)
+        merge_traces(paths, out, overwrite, allow_unfinished)
+        with Trace.open(out) as trace:
+            found, errors = len(trace), int((trace.images["error"] != "").sum())
+            total = images_to_do(trace.attrs) or found
+    except TraceError as error:
+        return _failed(error)
+    failed = f", {errors:,} of them failed" if errors else ""
+    of = f" of the run's {total:,}" if total != found else ""
+    print(readable(f"{out}: {found:,}{of} images from {len(paths)} traces{failed}"))
+    return 0
+
+
+@app.command("export")
+def export(
+    file: Annotated[str, typer.Argument(metavar="FILE", help="A trace.", show_default=False)],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT", help="OUT.csv or OUT.parquet.", show_default=False)
+    ],
+    scores: Annotated[
+        bool, typer.Option("--scores", help="One log-likelihood a row, instead of one image a row.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
+) -> int:
+    """Write a trace as CSV or Parquet.
+
+    Rows are images: the columns of docs/trace.md, and the names of label and prediction. With --scores they
+    are log-likelihoods in the order they were scored: id, order, cls (index of the class), cls_name, prefix,
+    round, value (nats); a trace may then be larger than memory. Parquet needs pandas and pyarrow.
+
+    \b
+    Example: anytime-cls trace export run.h5 -o images.csv
+             anytime-cls trace export run.h5 --scores -o scores.parquet
+    """
+    from anytime_cls.trace import Trace, TraceError, export_csv, export_parquet
+    from anytime_cls.trace_export import export_scores_csv, export_scores_parquet
+
+    kind = out.suffix.lower()
+    if kind not in (".csv", ".parquet"):
+        raise Refused(f"{out}: name OUT.csv or OUT.parquet with -o; its end says what to write")
+    _check_out(out, overwrite)
+    try:
+        with Trace.open(_meant(file)) as trace, _whole(out) as temporary:
+            what = f"{len(trace):,} images"
+            if scores:
+                write_scores = export_scores_csv if kind == ".csv" else export_scores_parquet
+                rows = write_scores(trace, temporary, _with_progress(trace))
+                what = f"{rows:,} log-likelihoods of {what}"
+            else:
+                _make_utf8(trace)
+                (export_csv if kind == ".csv" else export_parquet)(trace, temporary)
+            note = "" if trace.complete else " (the run is not finished)"
+    except TraceError as error:
+        return _failed(error)
+    print(readable(f"{out}: {what}{note}"))
+    return 0
+
+
+def _meant(name: str) -> Path:
+    """The trace that is meant: also by the folder of an unfinished one's parts."""
+    path = Path(name)
+    return path.with_suffix("") if path.suffix == ".parts" and path.is_dir() else path
+
+
+def _check_out(out: Path, overwrite: bool) -> None:
+    if out.is_dir():
+        raise Refused(f"{out} is a folder: name a file with -o")
+    if not out.absolute().parent.is_dir():
+        raise Refused(f"{out.absolute().parent} is not a folder: -o writes into an existing one")
+    if out.exists() and not overwrite:
+        raise Refused(f"{out} exists already: choose another name or replace it (--overwrite)")
+
+
+def _failed(error: TraceError) -> int:
+    """The exit code: 1 if the system would not read or write, 2 if what was asked for makes no sense."""
+    cause = error.__cause__
+    return complain(str(error), FAILED if isinstance(cause, OSError) and cause.errno else USAGE)
+
+
+def _check_images(paths: list[Path]) -> None:
+    """Refuses shards with different images at one position of the run, or one image at two.
+
+    Shards whose provenance differs are left to `merge_traces`, which says in what.
+    """
+    from anytime_cls.trace import MATCH_KEYS, Trace
+
+    run: list[Any] | None = None
+    at: dict[int, tuple[str, Path]] = {}
+    of: dict[str, tuple[int, Path]] = {}
+    for path in paths:
+        with Trace.open(path) as shard:
+            now = [shard.labels, *map(shard.attrs.get, MATCH_KEYS)]
+            run = run or now
+            if now != run:
+                return
+            for index, key in zip(shard.images["index"].tolist(), shard.images["id"], strict=True):
+                other, first = at.setdefault(index, (key, path))
+                if other != key:
+                    raise Refused(f"cannot merge {path} with {first}: they are of different images; number "
+                                  f"{index} of the run is {other!r} there and {key!r} here")  # fmt: skip
+                place, first = of.setdefault(key, (index, path))
+                if place != index:
+                    raise Refused(f"cannot merge {path} with {first}: they are of different runs; image "
+                                  f"{key!r} is number {place} there and {index} here")  # fmt: skip
+
+
+@contextlib.contextmanager
+def _whole(out: Path) -> Iterator[Path]:
+    """A temporary file beside `out` that becomes `out` at the end, or goes if anything goes wrong."""
+    from anytime_cls.trace import TraceError
+
+    temporary = out.with_name(f".tmp-{uuid.uuid4().hex}")
+    try:
+        yield temporary
+        os.replace(temporary, out)
+    except TraceError as error:
+        raise TraceError(str(error).replace(str(temporary), str(out))) from error.__cause__
+    except OSError as error:
+        raise TraceError(f"cannot write {out}: {error.strerror or error}") from error
+    finally:
+        with contextlib.suppress(OSError):
+            temporary.unlink()
+
+
+def _with_progress(trace: Trace) -> Any:
+    """The images of a trace and their scores, with a progress bar where standard error is a terminal."""
+    from rich.console import Console
+    from rich.progress import track
+
+    console = Console(stderr=True)
+    return track(
+        trace, "exporting", len(trace), console=console, transient=True, disable=not console.is_terminal
+    )
+
+
+def _make_utf8(trace: Trace) -> None:
+    """File names that are not UTF-8 show their bytes as \\udcXX, which pandas would trip over."""
+    for values in trace.images.values():
+        if values.dtype == object:
+            values[:] = [text.encode("utf-8", "backslashreplace").decode() for text in values]
+    trace.labels = [label.encode("utf-8", "backslashreplace").decode() for label in trace.labels]
