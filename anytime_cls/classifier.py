@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -21,8 +21,8 @@ from anytime_cls.engine import Engine, Job, Record
 from anytime_cls.image import ImageError, Source, center_crop, content_key, decode, to_pixels
 from anytime_cls.orders import OrderSampler
 from anytime_cls.race import AGGREGATORS, Race
-from anytime_cls.randar import RandAR
-from anytime_cls.rules import PairedRule, Rule, make_rule
+from anytime_cls.rules import PairedRule, Rule, model_rule
+from anytime_cls.sigma import Transformer
 from anytime_cls.tokenizer import Tokenizer
 from anytime_cls.zoo import DEFAULT_MODEL, ModelCard, load_model, read_card
 
@@ -42,6 +42,7 @@ class RaceOptions:
     seed: int = 0
     orders: str = "uniform"  # one of orders.SAMPLERS
     aggregate: str = "mean"  # one of race.AGGREGATORS; others than mean need rule "fixed"
+    prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, str):
@@ -54,6 +55,10 @@ class RaceOptions:
             raise ValueError(
                 f"aggregation {self.aggregate!r} needs rule 'fixed': bounds are on the mean of log p"
             )
+        prefixes = tuple(self.prefixes)
+        if any(not isinstance(p, int) or p < 1 for p in prefixes) or sorted(set(prefixes)) != list(prefixes):
+            raise ValueError(f"prefixes must be whole numbers from 1 that rise, got {list(prefixes)}")
+        object.__setattr__(self, "prefixes", prefixes)
         sampler = OrderSampler(self.orders, 1)
         if self.max_orders % sampler.block:
             raise ValueError(
@@ -100,7 +105,7 @@ class Decision:
     passes: float  # forward passes run; a prefix counts its share
     full_passes: int  # what fixed K_max costs: classes × K_max
     prefix: int | None  # tokens scored, when the budget did not allow one whole order
-    seconds: float  # decoded image to answer
+    seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
     records: tuple[Record, ...] = field(repr=False, default=())
 
@@ -144,7 +149,9 @@ def choose_dtype(name: str) -> torch.dtype:
 class AnytimeClassifier:
     """A model, its tokenizer and an engine. Use :meth:`load`."""
 
-    def __init__(self, card: ModelCard, model: RandAR, tokenizer: Tokenizer, batch_size: int | None = None):
+    def __init__(
+        self, card: ModelCard, model: Transformer, tokenizer: Tokenizer, batch_size: int | None = None
+    ):
         self.card, self.model, self.tokenizer = card, model, tokenizer
         self.engine = Engine(model, batch_size, identity=card.identity)
         self.load_seconds = 0.0
@@ -186,14 +193,11 @@ class AnytimeClassifier:
         return time.perf_counter() - began
 
     def rule(self, options: RaceOptions) -> Rule:
-        """The options' rule, with this model's priors.
-
-        The priors are of single orders; a pull of `block` orders varies 1/block as much, or less where the
-        orders of a block are negatively correlated, as antithetic ones are (examples/compare_orders.py).
-        """
-        block = OrderSampler(options.orders, self.tokenizer.n_tokens).block
-        priors = {k: replace(prior, scale=prior.scale / block) for k, prior in self.card.priors.items()}
-        return make_rule(options.rule, options.delta, priors)
+        """The options' rule, with this model's priors and calibrations."""
+        n_classes = len(self.card.class_ids(options.classes))
+        return model_rule(
+            self.card.fields, options.rule, options.delta, options.max_orders, n_classes, options.orders
+        )
 
     def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
         """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""
@@ -218,7 +222,7 @@ class AnytimeClassifier:
         `on_update` is called after every batch with the job, whose race can be asked for its leader.
         Raises ImageError for an image that cannot be read, ValueError for options that make no sense.
         """
-        result = next(self.classify_many([source], options, on_update))
+        result = next(self._results([source], options or RaceOptions(), on_update, pad=False))
         if isinstance(result, Failure):
             raise ImageError(result.error)
         return result
@@ -230,36 +234,58 @@ class AnytimeClassifier:
         on_update: Callable[[Job], None] | None = None,
     ) -> Iterator[Decision | Failure]:
         """Classify many images, in order; rows of different images share batches (unless each has a
-        budget in seconds, which is kept image by image). An image that cannot be read is a Failure."""
-        options = options or RaceOptions()
+        budget in seconds, which is kept image by image). An image that cannot be read is a Failure.
+
+        What an image gives does not depend on the others, to the last bit of its log-likelihoods. (With
+        :meth:`classify`, which takes short cuts for a single image, the last bits may differ on some
+        devices.)"""
+        return self._results(sources, options or RaceOptions(), on_update, pad=on_update is None)
+
+    def _results(
+        self,
+        sources: Iterable[Source],
+        options: RaceOptions,
+        on_update: Callable[[Job], None] | None,
+        pad: bool,
+    ) -> Iterator[Decision | Failure]:
         ids, rule = self.card.class_ids(options.classes), self.rule(options)
+        if options.prefixes and options.prefixes[-1] >= self.tokenizer.n_tokens:
+            raise ValueError(
+                f"prefixes must be shorter than an image's {self.tokenizer.n_tokens} tokens, "
+                f"got {options.prefixes[-1]}"
+            )
         if isinstance(options.budget, Budget) and options.budget.unit == "seconds":
             self.warm_up()
         finished: dict[int, Decision | Failure] = {}
 
         def jobs() -> Iterator[Job]:
             for index, source in enumerate(sources):
-                try:
-                    yield self._job(index, source, options, ids, rule)
-                except ImageError as error:
-                    finished[index] = Failure(str(error))
+                yield self._job(index, source, options, ids, rule)
 
         turn = 0
-        for job in self.engine.race(jobs(), on_update):
+        for job in self.engine.race(jobs(), on_update, pad):
             finished[job.index] = Failure(job.error) if job.error else self._decision(job, options)
             while turn in finished:
                 yield finished.pop(turn)
                 turn += 1
-        yield from (finished[index] for index in sorted(finished))
 
     def _job(self, index: int, source: Source, options: RaceOptions, ids: np.ndarray, rule: Rule) -> Job:
-        image = decode(source)
-        began = time.perf_counter()  # the budget runs from the decoded image
-        tokens, content = self._tokenise(image)
+        began, error = time.perf_counter(), ""
+        tokens, content = np.empty(0, int), b""
+        try:
+            image = decode(source)
+            began = time.perf_counter()  # the budget runs from the decoded image
+            tokens, content = self._tokenise(image)
+        except ImageError as reason:
+            error = str(reason)
         sampler = OrderSampler(options.orders, self.tokenizer.n_tokens, options.seed)
         race = Race(len(ids), options.k_max // sampler.block, rule, sampler.block)
         assert not isinstance(options.budget, str)
-        return Job(index, tokens, content, race, ids, sampler, options.budget, began)
+        prefixes = tuple(options.prefixes)
+        job = Job(index, tokens, content, race, ids, sampler, options.budget, began, prefixes)
+        job.error, job.stop = error, "failed" if error else ""
+        job.seconds = time.perf_counter() - began
+        return job
 
     def _decision(self, job: Job, options: RaceOptions) -> Decision:
         race, labels = job.race, self.labels

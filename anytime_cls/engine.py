@@ -2,8 +2,11 @@
 
 One image: its rows (class, order) fill batches that shrink as classes leave; orders up to the rule's
 next look go together. Many images: rows of different races share a batch, so the device stays full.
-A budget in seconds is kept image by image; anything else is packed. No decision depends on the packing
-beyond float rounding.
+A budget in seconds is kept image by image; anything else is packed.
+
+Nothing depends on the packing, to the last bit: a batch reaches the model in tiles of a fixed number of
+rows, the last one padded, because kernels may round differently for another number of rows. (One image alone
+is not padded, which would cost it time, nor is a race under a budget in seconds, which depends on the clock.)
 """
 
 from __future__ import annotations
@@ -20,27 +23,36 @@ from anytime_cls import cost as costs
 from anytime_cls.budget import Budget, Spending
 from anytime_cls.orders import OrderSampler
 from anytime_cls.race import Race
-from anytime_cls.randar import RandAR
+from anytime_cls.sigma import Transformer
 
-ACTIVE_RACES = 64  # races whose rows may share a batch
+ACTIVE_RACES = 64  # races whose rows may share a batch, or more where batches are large
+WINDOW = 4  # how many times as many may have begun since the oldest did: results wait for it, in order
 SLICE = 0.05  # share of a time budget that one batch may take
 AUTO_ROWS = {"cpu": 32, "cuda": 256, "mps": 64}
+# sequence positions in a tile: enough to keep the device busy, few enough to stay in a CPU's cache (32 rows
+# of the embedded model at once are a fifth slower than 8 at a time) and to waste little on padding
+TILE_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 13, "mps": 1 << 12}
 
 
 @dataclass(frozen=True)
 class Record:
-    """Log-likelihoods as they were scored: one order, some classes (positions in the race)."""
+    """Log-likelihoods as they were scored: one order, the classes asked for (positions in the race)."""
 
     order: int
     classes: np.ndarray
-    prefix: int
-    round: int
-    values: np.ndarray
+    prefix: int  # tokens: all of them for a whole order
+    round: int  # which request of its race this answers, from 0: a stage between two looks
+    values: np.ndarray  # float64 [n], nats, each a float32's value
 
 
 @dataclass
 class Job:
-    """One image in the engine's hands."""
+    """One image in the engine's hands.
+
+    `prefixes` (ascending, each shorter than the order): a pass over a whole order also gives the running
+    log-likelihood there, recorded before the whole order's. `seconds` starts as what the image has cost
+    before the engine had it.
+    """
 
     index: int  # position in the caller's sequence
     tokens: np.ndarray  # int64 [N], raster order
@@ -50,20 +62,26 @@ class Job:
     sampler: OrderSampler
     budget: Budget | None = None
     started: float = field(default_factory=time.perf_counter)
+    prefixes: tuple[int, ...] = ()
     stop: str = ""
     error: str = ""  # why there is no answer
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
     spending: Spending | None = None
     _pending: deque = field(default_factory=deque)  # (order, classes) not scored yet
-    _rounds: int = 0
+    _round: int = -1
+    _asked: int = 0  # classes of the current request
+    _partial: list = field(default_factory=list)  # (classes, values [n, prefixes + 1]) of a begun order
     _bought: int = -1  # the order already charged to the budget
 
     def refill(self) -> None:
         """Queue what the race asks for next."""
         if not self._pending:
             request = self.race.request()
-            self._pending.extend((order, request.classes) for order in request.orders)
+            if request.orders:
+                self._round += 1
+                self._asked = len(request.classes)
+                self._pending.extend((order, request.classes) for order in request.orders)
 
     def take(self, rows: int) -> tuple[int, np.ndarray] | None:
         """Up to `rows` rows of one order, off the queue."""
@@ -73,6 +91,24 @@ class Job:
         if len(classes) > rows:
             self._pending.appendleft((order, classes[rows:]))
         return order, classes[:rows]
+
+    def receive(self, order: int, classes: np.ndarray, values: np.ndarray) -> None:
+        """Take scores [n, prefixes + 1]; they are written down when their order has all its classes, so
+        that records do not show how rows were packed."""
+        self._partial.append((classes, values))
+        if sum(len(some) for some, _ in self._partial) == self._asked:
+            self.write_down(order)
+        self.race.record(order, classes, values[:, -1])
+
+    def write_down(self, order: int) -> None:
+        """Record what came of an order, all of it or (cut short by the clock) some classes."""
+        if not self._partial:
+            return
+        classes = np.concatenate([some for some, _ in self._partial])
+        values = np.concatenate([some for _, some in self._partial])
+        self._partial.clear()
+        for column, prefix in enumerate((*self.prefixes, len(self.tokens))):
+            self.records.append(Record(order, classes, prefix, self._round, values[:, column]))
 
 
 Piece = tuple[Job, int, np.ndarray]  # rows of one job: order, race classes
@@ -84,14 +120,17 @@ class Engine:
     Parameters
     ----------
     model : in eval mode, on its device and dtype
-    batch_size : most rows in a batch; None chooses for the device. Out of memory halves it.
+    batch_size : most rows in a batch; None chooses for the device. Any size of at least `tile`, the rows
+        that go through the model at a time, gives the same bits. Out of memory halves the tile.
     identity : what a cached calibration belongs to (weights' hash); None: measure every time
     """
 
-    def __init__(self, model: RandAR, batch_size: int | None = None, identity: str | None = None):
+    def __init__(self, model: Transformer, batch_size: int | None = None, identity: str | None = None):
         self.model = model
         self.device = model.output.weight.device
         self.batch_size = batch_size or AUTO_ROWS.get(self.device.type, 32)
+        positions = TILE_POSITIONS.get(self.device.type, 1 << 10)
+        self.tile = min(self.batch_size, max(1, positions // (2 * model.config.n_tokens)))
         self.cost = costs.CostModel(model.config.flops, model.config.n_tokens)
         self.identity = identity
         self.passes = 0.0  # whole passes run so far
@@ -122,7 +161,7 @@ class Engine:
 
         def run(b: int) -> float:
             t = time.perf_counter()
-            self._forward([np.zeros(self.n_tokens, int)], [order], np.zeros(b, int), np.zeros(b, int), None)
+            self._forward([np.zeros(self.n_tokens, int)], [order], np.zeros(b, int), np.zeros(b, int))
             return time.perf_counter() - t
 
         self.cost.calibrate(run, rows)
@@ -130,40 +169,60 @@ class Engine:
             costs.write_cached(key, self.cost.overhead, self.cost.slope)
         return time.perf_counter() - began
 
-    def race(self, jobs: Iterable[Job], on_update: Callable[[Job], None] | None = None) -> Iterator[Job]:
-        """Run every job's race; jobs come back as they finish, each with `stop` and `seconds` set."""
+    def race(
+        self, jobs: Iterable[Job], on_update: Callable[[Job], None] | None = None, pad: bool = True
+    ) -> Iterator[Job]:
+        """Run every job's race; jobs come back as they finish, each with `stop` and `seconds` set.
+
+        A job that has its `stop` already comes straight back. Few races are held at a time, however many
+        jobs there are: none begins too long before the oldest ends. `on_update` watches races, one at a time;
+        without `pad`, values may depend on the packing in their last bits.
+        """
         queue, active = iter(jobs), []  # type: ignore[var-annotated]
-        exhausted = False
-        most = ACTIVE_RACES if on_update is None else 1  # a watched race is not held up by others
-        while True:
+        begun, exhausted = 0, False
+        # a race has two rows or more to offer, so half a batch of races always fills it
+        most = max(ACTIVE_RACES, self.batch_size // 2)
+        if on_update is not None:
+            most = 1  # a watched race is not held up by others
+        while active or not exhausted:
             while not exhausted and len(active) < most:
+                if active and begun - active[0][0] >= WINDOW * most:
+                    break
                 job = next(queue, None)
                 if job is None:
                     exhausted = True
-                elif job.budget is not None and job.budget.unit == "seconds":
+                    break
+                begun += 1
+                if job.budget is not None and job.budget.unit == "seconds" and not job.stop:
                     self._race_timed(job, on_update)
+                if job.stop:
                     yield job
-                else:
-                    job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
-                    active.append(job)
-            if not active:
-                if exhausted:
-                    return
-                continue
-            pieces = self._fill(active)
+                    continue
+                job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
+                active.append((begun, job))
+            began = time.perf_counter()
+            pieces = self._fill([job for _, job in active])
             if pieces:
-                self._score(pieces)
-                for job in {id(piece[0]): piece[0] for piece in pieces}.values():
-                    if on_update is not None:
-                        on_update(job)
-            for job in [job for job in active if self._finished(job)]:
-                active.remove(job)
+                self._score(pieces, pad)
+                self._share_out(pieces, time.perf_counter() - began)
+                if on_update is not None:
+                    on_update(pieces[0][0])
+            still = []
+            for ticket, job in active:
+                if not self._finished(job):
+                    still.append((ticket, job))
+                    continue
+                if job.stop == "budget" and job.race.n == 0:
+                    began = time.perf_counter()
+                    self._score_prefix(job, pad)
+                    job.seconds += time.perf_counter() - began
                 yield job
+            active = still
 
     def _fill(self, active: list[Job]) -> list[Piece]:
         """Rows of the active races, oldest first, up to a full batch."""
         pieces: list[Piece] = []
-        room = self.batch_size
+        room = self.batch_size - self.batch_size % self.tile
         for job in active:
             while room > 0 and (piece := self._next_piece(job, room)) is not None:
                 pieces.append((job, *piece))
@@ -179,8 +238,6 @@ class Engine:
         order, classes = job._pending[0]
         if order != job._bought:
             if not job.spending.fits(len(classes), self.n_tokens):
-                if order == 0:
-                    self._score_prefix(job)
                 job.stop = "budget"
                 job._pending.clear()
                 return None
@@ -193,9 +250,14 @@ class Engine:
             job.stop = (
                 "decided" if job.race.alive.sum() == 1 and job.race.n < job.race.k_max else "max-orders"
             )
-        if job.stop and not job.seconds:
-            job.seconds = time.perf_counter() - job.started
         return bool(job.stop)
+
+    @staticmethod
+    def _share_out(pieces: list[Piece], seconds: float) -> None:
+        """Charge a shared batch's wall time to its races, by rows."""
+        rows = sum(len(classes) for _, _, classes in pieces)
+        for job, _, classes in pieces:
+            job.seconds += seconds * len(classes) / rows
 
     def _race_timed(self, job: Job, on_update: Callable[[Job], None] | None) -> None:
         """One race against the clock: no batch starts that is expected to end too late."""
@@ -206,8 +268,9 @@ class Engine:
             job.refill()
             classes = job._pending[0][1]
             if not spending.fits(len(classes), self.n_tokens):
+                job.write_down(job._pending[0][0])
                 if job.race.n == 0:  # a first order that cannot be ended, begun or not
-                    self._score_prefix(job)
+                    self._score_prefix(job, pad=False)
                 job.stop = "budget"
                 continue
             # several orders of a short field may share a batch, as far as the clock allows
@@ -217,34 +280,37 @@ class Engine:
             while room > 0 and (piece := job.take(room)) is not None:
                 pieces.append((job, *piece))
                 room -= len(piece[1])
-            self._score(pieces)
+            self._score(pieces, pad=False)
             rows = sum(len(piece[2]) for piece in pieces)
             spending.charge(rows, self.n_tokens, rows / max(1, len(classes)))
             if on_update is not None:
                 on_update(job)
+        job.seconds = time.perf_counter() - job.started
 
-    def _score(self, pieces: list[Piece]) -> None:
+    def _score(self, pieces: list[Piece], pad: bool) -> None:
         """Run whole orders and hand the numbers to their races."""
-        for (job, order, classes), values in zip(pieces, self._run(pieces, None), strict=True):
-            if not self._usable(job, values):
-                continue
-            job.records.append(Record(order, classes, self.n_tokens, job._rounds, values))
-            job.race.record(order, classes, values)
-        for job in {id(piece[0]): piece[0] for piece in pieces}.values():
-            job._rounds += 1
+        for (job, order, classes), sums in zip(pieces, self._run(pieces, None, pad), strict=True):
+            values = sums[:, [prefix - 1 for prefix in (*job.prefixes, self.n_tokens)]]
+            if self._usable(job, values):
+                job.receive(order, classes, values)
 
-    def _score_prefix(self, job: Job) -> None:
-        """Not even one whole order fits: score as much of the first as does, for every class."""
+    def _score_prefix(self, job: Job, pad: bool) -> None:
+        """Not even one whole pull fits: score as much of the first order as does, for every class."""
         assert job.spending is not None
+        if np.isfinite(job.race.by_order[0]).all():  # half a block did
+            job.race.record_prefix(job.race.by_order[0])
+            return
         everyone = np.arange(job.race.n_classes)
         prefix = job.spending.longest_prefix(len(everyone))
         values = np.empty(len(everyone))
         for start in range(0, len(everyone), self.batch_size):
             some = everyone[start : start + self.batch_size]
-            values[some] = self._run([(job, 0, some)], prefix)[0]
+            values[some] = self._run([(job, 0, some)], prefix, pad)[0][:, -1]
             if not self._usable(job, values[some]):
                 return
-            job.records.append(Record(0, some, prefix, job._rounds, values[some]))
+        # a first order that was begun may have recorded this prefix of some classes: not twice
+        job.records = [record for record in job.records if record.prefix != prefix]
+        job.records.append(Record(0, everyone, prefix, job._round, values))
         job.spending.charge(len(everyone), prefix, 1.0)
         job.race.record_prefix(values)
 
@@ -257,19 +323,26 @@ class Engine:
             job._pending.clear()
         return not job.error
 
-    def _run(self, pieces: list[Piece], prefix: int | None) -> list[np.ndarray]:
-        """Log-likelihoods [n] of each piece, nats; halves the batch when memory runs out."""
+    def _run(self, pieces: list[Piece], prefix: int | None, pad: bool) -> list[np.ndarray]:
+        """Running log-likelihoods of each piece's rows: float64 [n, m] in nats, rounded to float32 so that a
+        trace stores them exactly. The last column is the sum over all m tokens scored."""
         tokens = [job.tokens for job, _, _ in pieces]
         orders = [job.sampler.order(job.content, order) for job, order, _ in pieces]
         sizes = [len(classes) for _, _, classes in pieces]
         piece_of_row = np.repeat(np.arange(len(pieces)), sizes)
         class_of_row = np.concatenate([job.classes[classes] for job, _, classes in pieces])
+        n = len(piece_of_row)
+        if pad:
+            padding = (0, -n % self.tile)
+            piece_of_row, class_of_row = np.pad(piece_of_row, padding), np.pad(class_of_row, padding)
         began = time.perf_counter()
-        values = self._forward(tokens, orders, piece_of_row, class_of_row, prefix)
+        log_p = self._forward(tokens, orders, piece_of_row, class_of_row, prefix)[:n]
         m = prefix or self.n_tokens
-        self.cost.observe(len(values), m, time.perf_counter() - began)
-        self.passes += len(values) * self.cost.share(m)
-        return np.split(values, np.cumsum(sizes)[:-1])
+        self.cost.observe(len(piece_of_row), m, time.perf_counter() - began)
+        self.passes += n * self.cost.share(m)
+        # summed token by token, so that a sum depends on nothing but its own row
+        sums = np.cumsum(log_p, axis=1, dtype=np.float64).astype(np.float32).astype(np.float64)
+        return np.split(sums, np.cumsum(sizes)[:-1])
 
     @torch.inference_mode()
     def _forward(
@@ -278,31 +351,31 @@ class Engine:
         orders: list[np.ndarray],
         piece_of_row: np.ndarray,
         class_of_row: np.ndarray,
-        prefix: int | None,
+        prefix: int | None = None,
     ) -> np.ndarray:
-        """Rows [B] → float64 [B], each rounded to float32 so that a trace stores it exactly."""
+        """Log-probabilities of the tokens of rows [B] in their orders: float32 [B, m], nats."""
         stacked_tokens = torch.from_numpy(np.stack(tokens)).to(self.device)
         stacked_orders = torch.from_numpy(np.stack(orders)).to(self.device)
         rows = torch.from_numpy(piece_of_row).to(self.device)
         classes = torch.from_numpy(class_of_row).to(self.device)
         out, start = [], 0
-        size = min(self.batch_size, len(rows))
         while start < len(rows):
-            at = rows[start : start + size]
+            at = rows[start : start + self.tile]
             try:
-                log_p = self.model(
-                    stacked_tokens[at], classes[start : start + size], stacked_orders[at], prefix
+                out.append(
+                    self.model(
+                        stacked_tokens[at], classes[start : start + len(at)], stacked_orders[at], prefix
+                    )
                 )
-                out.append(log_p.cpu().double().sum(dim=1))
             except RuntimeError as error:
-                if not _out_of_memory(error) or size == 1:
+                if not _out_of_memory(error) or len(at) == 1:
                     raise
-                size = self.batch_size = max(1, size // 2)
+                self.tile = len(at) // 2
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue
-            start += size
-        return torch.cat(out).float().double().numpy()
+            start += len(at)
+        return torch.cat(out).float().cpu().numpy()
 
 
 def _out_of_memory(error: RuntimeError) -> bool:

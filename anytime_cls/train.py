@@ -107,13 +107,14 @@ class ImageSet:
     images: Tensor  # uint8 [n, 3, S, S]
     labels: Tensor  # int64 [n]
     classes: list[str]  # the folders' names
+    ids: list[str]  # class/file, as `sweep` knows the images
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: np.ndarray) -> ImageSet:
         at = torch.from_numpy(index)
-        return ImageSet(self.images[at], self.labels[at], self.classes)
+        return ImageSet(self.images[at], self.labels[at], self.classes, [self.ids[i] for i in index])
 
 
 def load_folder(root: Path, size: int, limit: int | None = None) -> ImageSet:
@@ -142,7 +143,8 @@ def load_folder(root: Path, size: int, limit: int | None = None) -> ImageSet:
     with ThreadPoolExecutor() as pool:
         stack = np.stack(list(pool.map(read, (f for f, _ in jobs), chunksize=64)))
     images = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
-    return ImageSet(images, torch.tensor([i for _, i in jobs]), classes)
+    ids = [file.relative_to(root).as_posix() for file, _ in jobs]
+    return ImageSet(images, torch.tensor([i for _, i in jobs]), classes, ids)
 
 
 def class_names(root: Path, folders: list[str]) -> list[str]:
@@ -190,6 +192,8 @@ def train(
 ) -> tuple[FSQTokenizer, Transformer, ImageSet, ImageSet | None]:
     """Stages 1 and 2. Returns tokenizer, model, the held-out images and the test images (if any).
 
+    `holdout.txt` in `out` lists the held-out images for `sweep --ids`, to record a trace for `calibrate`.
+
     Raises
     ------
     ValueError : bad data, or checkpoints in `out` that this run may not continue
@@ -200,6 +204,7 @@ def train(
     everything = load_folder(train_dir, recipe.image_size, limit)
     keep, held = split_holdout(everything.labels, recipe.holdout, recipe.seed)
     fitting, held_out = everything.subset(keep), everything.subset(held)
+    (out / "holdout.txt").write_text("\n".join(held_out.ids) + "\n", encoding="utf-8")
     test = load_folder(test_dir, recipe.image_size, limit and max(limit // 4, 100)) if test_dir else None
     if test is not None and test.classes != everything.classes:
         raise ValueError(f"{test_dir}: its classes differ from {train_dir}'s")

@@ -4,10 +4,12 @@ import io
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anytime_cls import AnytimeClassifier, Failure, ImageError, RaceOptions
 from anytime_cls.classifier import choose_device, choose_dtype
+from anytime_cls.randar import RandAR, RandARConfig
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +69,40 @@ def test_decisions_depend_on_neither_company_nor_order(classifier, rule):
         assert np.allclose(means[0], means[1], atol=1e-3)
 
 
+@pytest.mark.parametrize("rule", ["paired", "fixed"])
+def test_batches_of_any_size_give_the_same_bits(classifier, rule):
+    """Every record and every figure of a decision, for other batch sizes, chunks and neighbours.
+
+    With a model of width 64, since below it a row's place in a tile shows on some CPUs (see test_engine).
+    """
+    torch.manual_seed(0)
+    model = RandAR(RandARConfig(64, 1, 2, classifier.tokenizer.vocab_size, 64, 10)).eval()
+    torch.nn.init.normal_(model.output.weight, std=0.1)
+    torch.nn.init.normal_(model.cls_embedding.weight, std=1.0)
+    options = RaceOptions(rule=rule, max_orders=6, prefixes=[8, 32])
+    images = pictures(9)
+    seen = []
+    for batch_size, chunks in ((8, [9]), (32, [9]), (64, [9]), (32, [4, 1, 4]), (11, [2, 7])):
+        many = AnytimeClassifier(classifier.card, model, classifier.tokenizer, batch_size)
+        assert many.engine.tile == 8
+        rest, decisions = iter(images), []
+        for size in chunks:
+            decisions += many.classify_many([next(rest) for _ in range(size)], options)
+        rows = [d.to_dict() | {"seconds": 0} for d in decisions]
+        records = [
+            [(r.order, r.prefix, r.round, r.classes.tolist(), r.values.tolist()) for r in d.records]
+            for d in decisions
+        ]
+        assert {r[1] for r in records[0]} == {8, 32, 64}
+        seen.append((rows, records))
+    assert all(other == seen[0] for other in seen[1:])
+
+
+def test_prefixes_must_be_shorter_than_the_image(classifier):
+    with pytest.raises(ValueError, match="64 tokens"):
+        classifier.classify(pictures(1)[0], RaceOptions(prefixes=(8, 64)))
+
+
 def test_the_seed_decides_the_orders(classifier):
     image = pictures(1)[0]
     means = {
@@ -99,6 +135,19 @@ def test_results_stream_in_order_while_the_input_is_still_coming(classifier):
     stream = classifier.classify_many(source(), RaceOptions(rule="fixed", max_orders=1))
     next(stream)
     assert len(asked) < 150
+
+
+def test_pictures_that_cannot_be_read_stream_too(classifier):
+    """Thousands of broken files are answered as they come, not collected."""
+    asked = []
+
+    def source():
+        for i in range(2000):
+            asked.append(i)
+            yield b"not an image"
+
+    stream = classifier.classify_many(source(), FAST)
+    assert isinstance(next(stream), Failure) and len(asked) == 1
 
 
 def test_a_subset_of_classes_by_name_and_number(classifier):
@@ -151,7 +200,8 @@ def test_every_order_sampler_runs(classifier, orders):
         ({"max_orders": 1 << 20}, "65535"), ({"aggregate": "median"}, "median"),
         ({"aggregate": "softmax"}, "fixed"), ({"orders": "spiral"}, "spiral"),
         ({"orders": "antithetic", "max_orders": 5}, "blocks of 2"),
-        ({"orders": "raster"}, "one order only"),
+        ({"orders": "raster"}, "one order only"), ({"prefixes": (8, 4)}, "rise"),
+        ({"prefixes": (0, 4)}, "from 1"), ({"prefixes": (4, 4)}, "rise"), ({"prefixes": (2.5,)}, "whole"),
     ],
 )  # fmt: skip
 def test_options_that_make_no_sense_are_named(fields, what):

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from anytime_cls.budget import Budget
-from anytime_cls.engine import Engine, Job
+from anytime_cls.engine import ACTIVE_RACES, WINDOW, Engine, Job
 from anytime_cls.orders import OrderSampler
 from anytime_cls.race import Race
 from anytime_cls.randar import RandAR, RandARConfig
@@ -16,19 +16,21 @@ N, C = 16, 6
 
 @pytest.fixture(scope="module")
 def model():
+    """Not narrower than 64: with fewer columns, MKL's AVX2 kernels round by a row's place in the batch."""
     torch.manual_seed(0)
-    net = RandAR(RandARConfig(dim=32, n_layer=2, n_head=2, vocab_size=24, n_tokens=N, n_classes=C))
+    net = RandAR(RandARConfig(dim=64, n_layer=2, n_head=2, vocab_size=64, n_tokens=N, n_classes=C))
     torch.nn.init.normal_(net.output.weight, std=0.3)
     torch.nn.init.normal_(net.cls_embedding.weight, std=0.5)
     return net.eval()
 
 
-def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform"):
+def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform", prefixes=()):
     rng = np.random.default_rng(index)
     ids = np.arange(C) if classes is None else np.array(classes)
     orders = OrderSampler(sampler, N, seed=5)
     race = Race(len(ids), k_max // orders.block, rule or FunnelRule(), orders.block)
-    return Job(index, rng.integers(0, 24, N), bytes([index]), race, ids, orders, budget)
+    content = index.to_bytes(2, "big")
+    return Job(index, rng.integers(0, 24, N), content, race, ids, orders, budget, prefixes=prefixes)
 
 
 def by_index(jobs):
@@ -57,18 +59,103 @@ def test_results_depend_on_neither_batch_size_nor_company(model, batch_size, rul
         assert np.allclose(a.by_order, b.by_order, atol=1e-4, equal_nan=True)
 
 
+class Rounding(torch.nn.Module):
+    """A model whose kernels round otherwise for another number of rows, as a device's may."""
+
+    def __init__(self, net):
+        super().__init__()
+        self.net, self.config, self.output = net, net.config, net.output
+
+    def forward(self, tokens, classes, orders, prefix=None):
+        return self.net(tokens, classes, orders, prefix) + 1e-3 * len(tokens)
+
+
+def written(done):
+    """A job's records as plain data, in their order."""
+    return [(r.order, r.prefix, r.round, r.classes.tolist(), r.values.tolist()) for r in done.records]
+
+
+@pytest.mark.parametrize("rule", [FixedRule(), FunnelRule()])
+def test_packing_leaves_no_trace(model, rule):
+    """Other batch sizes, other company, another order of images: the same records to the last bit."""
+    kinds = [Rounding(model), model]
+    for net in kinds:
+        alone = {i: written(next(Engine(net).race([job(i, rule, prefixes=(3, 9))]))) for i in range(7)}
+        tile = Engine(net).tile
+        for batch_size in (tile, tile + 3, 2 * tile, 5 * tile):
+            for company in ((0, 1, 2, 3, 4, 5, 6), (5, 2, 6), (3, 1, 4)):
+                race = Engine(net, batch_size).race(job(i, rule, prefixes=(3, 9)) for i in company)
+                assert all(written(done) == alone[done.index] for done in race)
+
+
+def test_a_padded_tile_costs_no_passes(model):
+    engine = Engine(model)
+    done = next(engine.race([job(0)]))
+    assert engine.tile > C and engine.passes == done.race.passes == done.spending.passes
+
+
+def test_rounds_count_the_requests_of_the_race(model):
+    """Looks after orders 1 and 2 of 8: round 0 is order 0, round 1 order 1, round 2 the rest."""
+    for batch_size in (1, 5, 64):
+        done = next(Engine(model, batch_size).race([job(0)]))
+        assert {r.order: r.round for r in done.records} == {0: 0, 1: 1, **dict.fromkeys(range(2, 8), 2)}
+        assert len(done.records) == 8  # an order is one record, in however many batches it was scored
+
+
+def test_prefixes_are_recorded_on_the_way(model):
+    """Before each whole order: what a pass over its first tokens gives; the race does not notice."""
+    prefixes = (1, 4, 15)
+    done = next(Engine(model, batch_size=4).race([job(0, prefixes=prefixes)]))
+    plain = next(Engine(model, batch_size=4).race([job(0)]))
+    whole = [r for r in done.records if r.prefix == N]
+    assert [r.values.tolist() for r in whole] == [r.values.tolist() for r in plain.records]
+    assert [r.prefix for r in done.records] == [*prefixes, N] * len(whole)
+    for record in done.records:
+        rows = len(record.classes)
+        order = torch.from_numpy(done.sampler.order(done.content, record.order)).expand(rows, N)
+        tokens, classes = torch.from_numpy(done.tokens).expand(rows, N), torch.from_numpy(record.classes)
+        with torch.inference_mode():
+            expected = model(tokens, classes, order, record.prefix).double().sum(1).numpy()
+        assert np.allclose(record.values, expected, atol=1e-4)
+        assert np.array_equal(record.values, record.values.astype(np.float32))
+    assert done.race.passes == plain.race.passes == done.spending.passes
+
+
+class Patient(FixedRule):
+    """Looks after every order, and drops nobody."""
+
+    def looks(self, n_classes, k_max):
+        return tuple(range(1, k_max + 1))
+
+
+def test_few_races_are_held_however_slow_the_first():
+    """Results come in order: none may begin too long before the oldest race ends."""
+    begun, held = [], []
+
+    def jobs():
+        for index in range(600):
+            begun.append(index)
+            yield job(index, Patient(), k_max=400 if index == 0 else 1)
+
+    waiting = set()
+    for done in Engine(Stub(), batch_size=32).race(jobs()):
+        waiting.add(done.index)
+        held.append(len(begun) - min(set(range(601)) - waiting))
+    assert len(waiting) == 600 and ACTIVE_RACES < max(held) <= WINDOW * ACTIVE_RACES + 1
+
+
 def test_rows_of_different_images_share_batches(model, monkeypatch):
-    engine, sizes = Engine(model, batch_size=24), []
-    forward = engine._forward
+    engine, sizes = Engine(model, batch_size=40), []  # room for one tile of 32
+    run = engine._run
 
-    def spy(tokens, orders, piece_of_row, class_of_row, prefix):
-        sizes.append(len(class_of_row))
-        return forward(tokens, orders, piece_of_row, class_of_row, prefix)
+    def spy(pieces, prefix, pad):
+        sizes.append(sum(len(classes) for _, _, classes in pieces))
+        return run(pieces, prefix, pad)
 
-    monkeypatch.setattr(engine, "_forward", spy)
+    monkeypatch.setattr(engine, "_run", spy)
     list(engine.race(job(i) for i in range(12)))
-    assert max(sizes) == 24
-    assert np.mean(sizes) > 18  # races of six classes and fewer fill batches of 24 between them
+    assert max(sizes) == 32
+    assert np.mean(sizes) > 25  # races of six classes and fewer fill batches of 32 between them
 
 
 def test_only_the_classes_asked_for_are_scored(model):
@@ -113,6 +200,13 @@ def test_budgets_of_passes_do_not_depend_on_the_batch(model):
             assert runs[0][i].race.passes == runs[1][i].race.passes
 
 
+def test_half_a_pair_within_the_budget_answers(model):
+    """Antithetic orders count in pairs; when only the first fits, it is the answer, at no more cost."""
+    done = next(Engine(model).race([job(0, budget=Budget(C, "passes"), sampler="antithetic")]))
+    assert done.race.n == 0 and done.spending.passes == C and done.records[-1].prefix == N
+    assert np.array_equal(done.race.means(), done.records[-1].values)
+
+
 def test_a_budget_of_orders_and_of_flops(model):
     done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(3, "orders"))]))
     assert done.race.orders == 3 and done.stop == "budget"
@@ -154,8 +248,34 @@ class SlowModel(torch.nn.Module):
         return self.net(tokens, classes, orders, prefix)
 
 
-def timed_job(clock, seconds, rule=None, k_max=32):
-    timed = job(0, rule or FixedRule(), k_max, Budget(seconds, "seconds"))
+class Stub(torch.nn.Module):
+    """Answers at once: every token has the same probability, whatever the class."""
+
+    def __init__(self):
+        super().__init__()
+        self.config, self.output = RandARConfig(8, 1, 1, 24, N, C), torch.nn.Linear(1, 1)
+
+    def forward(self, tokens, classes, orders, prefix=None):
+        return torch.full((len(tokens), prefix or N), -3.0)
+
+
+SHAPES = ((6, 6), (5, 2), (6, 1), (4, 2))  # classes and orders of images that share one batch: 60 rows
+
+
+def test_shared_batches_are_charged_by_rows(model, clock):
+    """10 ms a row, padding included: what the images are charged is what the clock showed."""
+    engine, began = Engine(SlowModel(model, clock, 0.010), batch_size=64), clock.now
+    jobs = [job(i, FixedRule(), k_max=orders, classes=range(n)) for i, (n, orders) in enumerate(SHAPES)]
+    for waiting in jobs:
+        waiting.seconds = 1.0  # decoding and tokenising
+    done = by_index(engine.race(jobs))
+    charged = [done[i].seconds - 1 for i in range(4)]
+    assert clock.now - began == pytest.approx(0.640)
+    assert charged == pytest.approx([n * orders / 60 * 0.640 for n, orders in SHAPES])
+
+
+def timed_job(clock, seconds, rule=None, k_max=32, prefixes=()):
+    timed = job(0, rule or FixedRule(), k_max, Budget(seconds, "seconds"), prefixes=prefixes)
     timed.started = clock.now
     return timed
 
@@ -170,10 +290,10 @@ def test_a_budget_of_seconds_is_used_and_not_overrun(model, clock, seconds):
     assert done.race.orders >= 0.8 * seconds / 0.060 - 1
 
 
-def test_a_noisy_machine_is_overrun_by_less_than_a_slice(model, clock):
+def test_a_noisy_machine_is_overrun_by_less_than_a_slice(clock):
     """Batches take 0.7 to 2 times what they should: the overshoot stays within what one batch may take."""
     rng = np.random.default_rng(0)
-    engine = Engine(SlowModel(model, clock, 0.010, lambda: rng.uniform(0.7, 2.0)))
+    engine = Engine(SlowModel(Stub(), clock, 0.010, lambda: rng.uniform(0.7, 2.0)))
     engine.calibrate()
     overshoot = [next(engine.race([timed_job(clock, 0.5)])).seconds / 0.5 - 1 for _ in range(100)]
     assert np.quantile(overshoot, 0.95) < 0.05
@@ -193,9 +313,15 @@ def test_a_machine_that_slows_down_in_the_first_order_still_answers_for_every_cl
     engine = Engine(SlowModel(model, clock, 0.010))
     engine.calibrate()
     engine.model.seconds_per_pass = 0.080  # an order, expected to take 60 ms, now takes 480
-    done = next(engine.race([timed_job(clock, 0.2)]))
-    assert done.stop == "budget" and done.race.orders == 0 and 0 < done.race.passes < C
-    assert np.isfinite(done.race.means()).all()  # a prefix of the first order, for all of them
+    for prefixes in ((), (1, 2, 3, 4, 5, 6, 7, 8)):
+        engine.cost._ratios.clear()
+        done = next(engine.race([timed_job(clock, 0.2, prefixes=prefixes)]))
+        assert done.stop == "budget" and done.race.orders == 0 and 0 < done.race.passes < C
+        assert np.isfinite(done.race.means()).all()  # a prefix of the first order, for all of them
+        whole = [r for r in done.records if r.prefix == N]
+        assert sum(len(r.classes) for r in whole) == done.race.passes  # what was scored is kept
+        cells = [(r.order, c, r.prefix) for r in done.records for c in r.classes.tolist()]
+        assert len(set(cells)) == len(cells) and done.records[-1].prefix < N
 
 
 def test_even_an_absurd_budget_gets_an_answer(model):
@@ -214,7 +340,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model):
 
     engine = Engine(Small(model), batch_size=64)
     done = next(engine.race([job(0)]))
-    assert engine.batch_size <= 5
+    assert engine.tile <= 5
     assert done.race.leader == next(Engine(model).race([job(0)])).race.leader
 
 

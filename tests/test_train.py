@@ -10,6 +10,7 @@ from PIL import Image
 
 from anytime_cls import train as training
 from anytime_cls.classifier import AnytimeClassifier, RaceOptions
+from anytime_cls.datasets import open_dataset
 from anytime_cls.train import Recipe, finish, load_folder, split_holdout, train
 from anytime_cls.train_tokenizer import augment
 from anytime_cls.zoo import build_transformer, read_card
@@ -88,6 +89,13 @@ def test_the_model_directory_says_how_it_was_made(trained):
     assert fields["recipe"] == json.loads(json.dumps(dataclasses.asdict(TINY)))
     assert fields["tokenizer"]["saw_labels"] is True
     assert read_card(out).sha256.keys() == {"randar.safetensors", "tokenizer.safetensors"}
+
+
+def test_the_held_out_images_are_listed_for_a_sweep(trained, stripes):
+    out, card = trained
+    listed = (out / "holdout.txt").read_text().split()
+    dataset = open_dataset(str(stripes / "train"), card, ids=out / "holdout.txt")
+    assert sorted(listed) == [sample.id for sample in dataset.samples] and len(listed) == 36
 
 
 def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch):

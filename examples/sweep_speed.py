@@ -1,0 +1,116 @@
+"""Does saving passes save time? Race many images under a rule and under `fixed`, on the same engine.
+
+    python examples/sweep_speed.py IMAGES_FOLDER --images 60 --rule paired
+
+Prints the saving in passes, the saving in wall-clock time, their ratio (1: every pass saved is its share of
+the time saved), and where the time goes. The fixed run is cut in parts and the other repeated between them,
+so that a machine that slows down meanwhile slows both down.
+"""
+
+import argparse
+import time
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from anytime_cls import AnytimeClassifier, Decision, RaceOptions
+from anytime_cls.inputs import collect
+
+
+@dataclass
+class Total:
+    """What the runs under one rule cost."""
+
+    images: int = 0
+    passes: float = 0.0
+    wall: float = 0.0  # seconds
+    cpu: float = 0.0  # seconds of all threads: less sensitive to what else the machine does
+    model: float = 0.0  # seconds inside the transformer
+    rows: int = 0  # rows it was given, padding included
+
+    def line(self, name: str) -> str:
+        n = self.images
+        return (
+            f"{name:>8}: {self.passes / n:6.1f} passes, {1e3 * self.wall / n:8.1f} ms an image "
+            f"(CPU {1e3 * self.cpu / n:.1f}); outside the model {1 - self.model / self.wall:.1%}, "
+            f"{1e3 * self.model / self.rows:.2f} ms a row, padding {self.rows / self.passes - 1:.1%}"
+        )
+
+
+class Stopwatch:
+    """Adds up the time spent in the model, by its forward hooks."""
+
+    def __init__(self, model: torch.nn.Module):
+        self.seconds, self.rows, self._began = 0.0, 0, 0.0
+        model.register_forward_pre_hook(self._begin)
+        model.register_forward_hook(self._end)
+
+    def _begin(self, model: torch.nn.Module, inputs: Any) -> None:
+        self._began = time.perf_counter()
+
+    def _end(self, model: torch.nn.Module, inputs: Any, output: torch.Tensor) -> None:
+        if output.device.type == "cuda":
+            torch.cuda.synchronize(output.device)
+        self.seconds += time.perf_counter() - self._began
+        self.rows += len(output)
+
+
+def run(
+    classifier: AnytimeClassifier, watch: Stopwatch, files: list[Path], options: RaceOptions, total: Total
+) -> None:
+    """Race these images and add what they cost to `total`."""
+    seconds, rows, wall, cpu = watch.seconds, watch.rows, time.perf_counter(), time.process_time()
+    decisions = [d for d in classifier.classify_many(files, options) if isinstance(d, Decision)]
+    total.wall += time.perf_counter() - wall
+    total.cpu += time.process_time() - cpu
+    total.model += watch.seconds - seconds
+    total.rows += watch.rows - rows
+    total.images += len(decisions)
+    total.passes += sum(d.passes for d in decisions)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("folder")
+    parser.add_argument("--model", default="cifar10")
+    parser.add_argument("--images", type=int, default=60)
+    parser.add_argument("--rule", default="paired")
+    parser.add_argument("--delta", type=float, default=0.05)
+    parser.add_argument("--max-orders", type=int, default=32)
+    parser.add_argument("--parts", type=int, default=3, help="parts that the fixed run is cut in")
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("--batch-size", type=int)
+    args = parser.parse_args()
+
+    files = [item.source for item in collect([args.folder]) if isinstance(item.source, Path)]
+    chosen = np.random.default_rng(0).choice(len(files), min(len(files), args.images), replace=False)
+    files = [files[i] for i in chosen]
+    classifier = AnytimeClassifier.load(args.model, args.device, batch_size=args.batch_size)
+    watch = Stopwatch(classifier.model)
+    options = RaceOptions(rule=args.rule, delta=args.delta, max_orders=args.max_orders)
+    fixed_options = replace(options, rule="fixed")
+    run(classifier, watch, files[:2], options, Total())  # warm up
+
+    raced, fixed = Total(), Total()
+    for part in np.array_split(np.arange(len(files)), args.parts):
+        run(classifier, watch, files, options, raced)
+        run(classifier, watch, [files[i] for i in part], fixed_options, fixed)
+    run(classifier, watch, files, options, raced)
+
+    print(f"{len(files)} images, model {classifier.card.name}, {torch.get_num_threads()} threads")
+    print(raced.line(args.rule))
+    print(fixed.line("fixed"))
+    passes = (fixed.passes / fixed.images) / (raced.passes / raced.images)
+    wall = (fixed.wall / fixed.images) / (raced.wall / raced.images)
+    cpu = (fixed.cpu / fixed.images) / (raced.cpu / raced.images)
+    print(
+        f"{passes:.2f}x fewer passes, {wall:.2f}x less time: ratio {wall / passes:.2f} "
+        f"(of CPU time {cpu / passes:.2f})"
+    )
+
+
+if __name__ == "__main__":
+    main()
