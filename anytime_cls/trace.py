@@ -18,9 +18,13 @@ import h5py  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
 SCHEMA_VERSION = 1
-#: What must be the same for a run to go on from a trace, and for shards to be merged.
+#: What must be the same for shards to be merged; for a run to go on from a trace, `shard` too.
 MATCH_KEYS = ("schema", "model_sha256", "tokenizer_sha256", "dataset", "labels", "tokens", "seed",
-              "order_sampler", "rule", "delta", "k_max", "budget", "dtype")  # fmt: skip
+              "dataset_fingerprint", "prefixes", "order_sampler", "aggregate", "rule", "delta", "k_max",
+              "budget", "dtype", "temperature", "priors")  # fmt: skip
+RESUME_KEYS = (*MATCH_KEYS, "shard")
+_MEANING = {"dataset_fingerprint": "the images chosen, or their labels, differ",
+            "priors": "the model was calibrated anew"}  # fmt: skip
 
 _ROW = np.dtype([("order", "<u2"), ("cls", "<u2"), ("prefix", "<u2"), ("round", "<u2"), ("value", "<f4")])
 _COLUMNS = tuple(_ROW.names or ())
@@ -373,15 +377,18 @@ def _clean(provenance: Mapping[str, Any], labels: Sequence[str] | None) -> dict[
     return out | {"schema": SCHEMA_VERSION}
 
 
-def _must_match(what: str, was: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    for key in MATCH_KEYS:
+def _must_match(
+    what: str, was: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = RESUME_KEYS
+) -> None:
+    for key in keys:
         a, b = was.get(key), now.get(key)
         if a == b:
             continue
         if isinstance(a, list) and isinstance(b, list):  # thousands of labels: the first that differ
             at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             a, b = (f"{len(v)} with {v[at] if at < len(v) else 'nothing'!r} at {at}" for v in (a, b))
-        raise TraceError(f"cannot {what}: {key} is {_show(a)} there and {_show(b)} here")
+        why = f" ({_MEANING[key]})" if key in _MEANING else ""
+        raise TraceError(f"cannot {what}: {key} is {_show(a)} there and {_show(b)} here{why}")
 
 
 def _show(value: Any) -> str:

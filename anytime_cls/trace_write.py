@@ -29,6 +29,7 @@ from .trace import (
     _IMAGE,
     _ROW,
     _STRINGS,
+    MATCH_KEYS,
     ImageRow,
     Scores,
     Trace,
@@ -99,7 +100,7 @@ class TraceWriter:
         """Goes on from an unfinished (or finished) trace: `done` says which images not to score again.
 
         labels may be given here or as provenance["labels"]. Where there is no trace yet and `labels` is given
-        it creates one. Raises TraceError if one of MATCH_KEYS differs, or if another process is writing it.
+        it creates one. Raises TraceError if one of RESUME_KEYS differs, or if another process is writing it.
         """
         self = cls(path, images_per_part, seconds_per_part)
         now = _clean(provenance, labels)
@@ -133,6 +134,11 @@ class TraceWriter:
         self._index |= {image["index"]: image["id"] for image in self._images}
         self.done = set(self._index.values())
         return self.done
+
+    @property
+    def pending(self) -> int:
+        """Finished images that are not on disk yet."""
+        return len(self._images)
 
     def append(self, row: ImageRow, scores: Scores, index: int) -> None:
         """Adds a finished image. index: its position in the run, by which the finished file is sorted.
@@ -197,6 +203,13 @@ class TraceWriter:
                 file.unlink(missing_ok=True)
         self._release()
 
+    def discard(self) -> None:
+        """Closes a run that came to nothing: where no image is finished, nothing is left behind."""
+        head = self.parts / "head.h5"
+        if self._lock and not self._images and _files(self.path) == [head]:
+            head.unlink(missing_ok=True)
+        self._release()
+
     def _may_write(self, overwrite: bool) -> None:
         if _files(self.path) and not overwrite:
             raise TraceError(f"{self.path} exists already: resume it (--resume) or replace it (--overwrite)")
@@ -236,7 +249,7 @@ class TraceWriter:
         if kind is None:
             return self.close()
         with suppress(TraceError):  # the first error is the one to show
-            self.close(finish=False)
+            self.close(finish=False) if self.done else self.discard()
         return None
 
 
@@ -264,7 +277,7 @@ def merge_traces(
                 raise TraceError(f"{path} is unfinished ({len(shard)} images so far): resume it first")
             now = shard.attrs | {"labels": shard.labels}
             attrs = attrs or now
-            _must_match(f"merge {path} with {paths[0]}", attrs, now)
+            _must_match(f"merge {path} with {paths[0]}", attrs, now, MATCH_KEYS)
             files += shard.files
             complete &= shard.complete
             for key, value in shard.attrs.items():

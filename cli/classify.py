@@ -109,11 +109,11 @@ def check(request: Request, people: bool) -> int | None:
         from anytime_cls.budget import parse_budget
 
         parse_budget(request.budget)
-    from anytime_cls.rules import make_rule
+    from anytime_cls.rules import model_rule
     from anytime_cls.zoo import read_card
 
     card = read_card(request.model)
-    make_rule(request.rule, request.delta, card.priors)
+    model_rule(card.fields, request.rule, request.delta, request.max_orders, None, request.orders)
     return batch_size
 
 
@@ -139,13 +139,15 @@ def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float,
     """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost."""
     import torch
 
+    from anytime_cls.rules import DELTA_RULES
+
     budget = options.budget
     card: ModelCard = classifier.card
     device = classifier.engine.device
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
     dtype = str(classifier.model.output.weight.dtype).removeprefix("torch.")
     learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
-    delta = f" at δ = {options.delta:g}" if options.rule in ("paired", "strict", "marginal") else ""
+    delta = f" at δ = {options.delta:g}" if options.rule in DELTA_RULES else ""
     allowed = f"budget {budget} an image" if budget else "no budget"
     lines = (
         f"model {card.name} ({len(card.labels)} classes) on {where}, {dtype}; "

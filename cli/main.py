@@ -11,12 +11,18 @@ import typer
 
 from anytime_cls import __version__
 
+from .calibrate import calibrate
 from .errors import INTERRUPTED, USAGE, Refused, complain
+from .plot import plot
+from .replay import replay
+from .sweep import sweep
+from .trace import app as trace_app
 from .train import train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 models = typer.Typer(rich_markup_mode=None, help="The models that can be raced.")
 app.add_typer(models, name="models")
+app.add_typer(trace_app, name="trace")
 
 Option = typer.Option
 
@@ -68,7 +74,7 @@ def _classify(
         Option(
             metavar="NAME",
             help="What drops classes: paired, strict, marginal, fixed (all orders, the paper's), funnel, "
-            "clark-jaini or halving.",
+            "clark-jaini, halving, or calibrated (see calibrate).",
         ),
     ] = "paired",
     max_orders: Annotated[int, Option(min=1, max=65535, metavar="K", help="Most orders of an image.")] = 32,
@@ -161,6 +167,10 @@ def _doctor(
     return doctor.run(model, device, dtype, json)
 
 
+app.command("sweep")(sweep)
+app.command("replay")(replay)
+app.command("calibrate")(calibrate)
+app.command("plot")(plot)
 app.command("train")(train)
 
 

@@ -3,6 +3,7 @@
 import errno
 import os
 import random
+import re
 import signal
 import time
 
@@ -66,7 +67,7 @@ def test_a_finished_trace_can_go_on_or_be_replaced(tmp_path):
 def test_resume_refuses_another_run(tmp_path, key):
     write(tmp_path / "x.h5", [0])
     other = {"seed": 8, "delta": 0.1, "k_max": 20, "tokens": 256}.get(key, "other")
-    was = "absent" if RUN[key] is None else str(RUN[key])
+    was = re.escape("absent" if RUN[key] is None else str(RUN[key]))
     with pytest.raises(TraceError, match=f"{key} is {was} there and {other} here") as error:
         TraceWriter.resume(tmp_path / "x.h5", RUN | {key: other}, LABELS)
     assert "\n" not in str(error.value)
@@ -74,6 +75,28 @@ def test_resume_refuses_another_run(tmp_path, key):
     with pytest.raises(TraceError, match=f"merge .*y.h5 with .*x.h5: {key} is {was} there and {other} here"):
         merge_traces([tmp_path / "x.h5", tmp_path / "y.h5"], tmp_path / "z.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.h5", "y.h5"]
+
+
+def test_a_shard_goes_on_only_as_itself_and_merges_with_others(tmp_path):
+    first, second = (RUN | {"shard": f"{i}/2"} for i in (1, 2))
+    write(tmp_path / "whole.h5", range(9))
+    write(tmp_path / "a.h5", range(0, 9, 2), first)
+    write(tmp_path / "b.h5", range(1, 9, 2), second)
+    with pytest.raises(TraceError, match="shard is 1/2 there and 2/2 here"):
+        TraceWriter.resume(tmp_path / "a.h5", second, LABELS)
+    merge_traces([tmp_path / "b.h5", tmp_path / "a.h5"], tmp_path / "z.h5")
+    with Trace.open(tmp_path / "z.h5") as trace:
+        check(trace, range(9))
+        assert trace.complete and trace.attrs["shard"] == ["2/2", "1/2"]
+
+
+def test_a_run_without_images_can_be_discarded(tmp_path):
+    TraceWriter.create(tmp_path / "x.h5", RUN, LABELS).discard()
+    assert not list(tmp_path.iterdir())
+    write(tmp_path / "x.h5", [0])
+    before = digest(tmp_path / "x.h5")
+    TraceWriter.resume(tmp_path / "x.h5", RUN, LABELS).discard()
+    assert digest(tmp_path / "x.h5") == before
 
 
 def test_resume_refuses_other_labels_schema_and_nothing(tmp_path, monkeypatch):

@@ -64,8 +64,9 @@ def trained(stripes, tmp_path_factory):
     out = tmp_path_factory.mktemp("model")
     fitted = train(stripes, out, TINY, device=CPU, report=quiet)
     card = finish(
-        *fitted, TINY, out, name="stripes", labels=["sea", "grass", "fire"], data="coloured noise", notes={"license": "MIT"},
-        calibration_images=36, test_images=36, k_max=8, progress=quiet,
+        *fitted, TINY, out, name="stripes", labels=["sea", "grass", "fire"], data="coloured noise",
+        notes={"license": "MIT"}, calibration_images=36, test_images=36, k_max=8,
+        progress=quiet,
     )  # fmt: skip
     return out, card
 

@@ -1,0 +1,158 @@
+"""Where a run's numbers come from, and its decisions as rows of a trace: what every trace is made of."""
+
+from __future__ import annotations
+
+import json
+import math
+import platform
+import subprocess
+from collections.abc import Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+import anytime_cls
+from anytime_cls.classifier import Decision, Failure, RaceOptions, choose_dtype
+from anytime_cls.trace import ImageRow, Scores
+
+if TYPE_CHECKING:
+    from anytime_cls.randar import RandARConfig
+    from anytime_cls.zoo import ModelCard
+
+
+def model_config(card: ModelCard) -> RandARConfig:
+    """The shape of a card's transformer (`n_tokens`, `flops`), without its weights. Raises ModelError."""
+    from anytime_cls.randar import RandARConfig
+    from anytime_cls.sigma import SigmaConfig
+    from anytime_cls.zoo import ModelError
+
+    shape = SigmaConfig if card.fields.get("layout", "randar") == "sigma" else RandARConfig
+    try:
+        return shape.from_dict(card.fields["model"])
+    except (KeyError, TypeError) as error:
+        raise ModelError(f"{card.path}: model.json's model does not make sense ({error})") from None
+
+
+def provenance(
+    card: ModelCard, options: RaceOptions, dataset: str, device: str, dtype: str, command: str | None = None
+) -> dict[str, Any]:
+    """The attributes of a run's trace (docs/trace.md); None where there is nothing to say.
+
+    dataset: its name. device, dtype: what the transformer runs on and in, as typed. command: as typed.
+    Needs no weights. Raises ValueError in one line for a dtype or a model that is none.
+    """
+    config = model_config(card)
+    prefixes = list(getattr(options, "prefixes", ()))
+    return {
+        "model": card.name,
+        "model_sha256": card.sha256["randar.safetensors"],
+        "tokenizer_sha256": card.sha256["tokenizer.safetensors"],
+        "temperature": card.temperature,
+        "priors": json.dumps(card.fields.get("priors", {}), sort_keys=True),
+        "dataset": dataset,
+        "tokens": config.n_tokens,
+        "flops": config.flops(),
+        "prefixes": prefixes or None,
+        "prefix_flops": [config.flops(prefix) for prefix in prefixes] or None,
+        "seed": options.seed,
+        "order_sampler": options.orders,
+        "aggregate": options.aggregate,
+        "rule": options.rule,
+        "delta": options.delta,
+        "k_max": options.k_max,
+        "budget": None if options.budget is None else str(options.budget),
+        "dtype": str(choose_dtype(dtype)).removeprefix("torch."),
+        "device": device,
+        "command": command,
+        "git_revision": git_revision(),
+        **{f"version_{name}": version for name, version in versions().items()},
+    }
+
+
+def versions() -> dict[str, str]:
+    """Versions of what the numbers depend on; the JPEG library too, since it decides pixels."""
+    import PIL
+    import torch
+    from PIL import features
+
+    jpeg = "libjpeg-turbo" if features.check("libjpeg_turbo") else "libjpeg"
+    number = features.version("libjpeg_turbo") or features.version("jpg") or "missing"
+    return {
+        "anytime_cls": anytime_cls.__version__,
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),  # a subclass of str
+        "numpy": np.__version__,
+        "pillow": PIL.__version__,
+        "jpeg": f"{jpeg} {number}",
+    }
+
+
+def git_revision() -> str | None:
+    """The commit of the checkout this program runs from, if it does."""
+    root = Path(anytime_cls.__file__).resolve().parent.parent
+    if not (root / ".git").exists():
+        return None
+    try:
+        command = ["git", "-C", str(root), "rev-parse", "HEAD"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=5, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
+
+
+def positions(class_ids: Sequence[int] | np.ndarray) -> dict[int, int]:
+    """The model's class ids raced → their positions in the trace's labels."""
+    return {int(index): at for at, index in enumerate(class_ids)}
+
+
+def image_row(
+    id: str, path: str, label: int, result: Decision | Failure, position: dict[int, int]
+) -> tuple[ImageRow, Scores]:
+    """What a trace keeps of one image. position: from `positions`, of the classes raced.
+
+    Forward evaluations are counted once, however many prefixes of them were recorded too.
+    """
+    path = path.replace("\0", "\ufffd")
+    if isinstance(result, Failure):
+        row = ImageRow(id, path, label, -1, 0, 0, 0.0, 0.0, "", math.nan, result.error)
+        return row, Scores.empty()
+    row = ImageRow(
+        id=id, path=path, label=label,
+        prediction=position[result.index],
+        orders=result.orders,
+        passes=evaluations(result),
+        token_fraction=result.passes / result.full_passes,
+        seconds=result.seconds, stop=result.stop, probability=result.probability,
+    )  # fmt: skip
+    return row, scores_of(result)
+
+
+def evaluations(decision: Decision) -> int:
+    """Forward evaluations, of any length, behind a decision.
+
+    One that recorded prefixes too left several records in a row: the same classes, at ever more tokens.
+    """
+    total = 0
+    for record, after in pairwise((*decision.records, None)):
+        assert record is not None
+        goes_on = after is not None and after.order == record.order and after.prefix > record.prefix
+        if not (goes_on and after is not None and np.array_equal(after.classes, record.classes)):
+            total += len(record.classes)
+    return total
+
+
+def scores_of(decision: Decision) -> Scores:
+    """Everything the race scored, as the trace's columns."""
+    records = decision.records
+    if not records:
+        return Scores.empty()
+    sizes = [len(record.classes) for record in records]
+    return Scores(
+        order=np.repeat([record.order for record in records], sizes),
+        cls=np.concatenate([record.classes for record in records]),
+        prefix=np.repeat([record.prefix for record in records], sizes),
+        round=np.repeat([record.round for record in records], sizes),
+        value=np.concatenate([record.values for record in records]),
+    )
