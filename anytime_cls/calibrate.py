@@ -295,7 +295,7 @@ def store_calibration(
     """
     card = read_card(model)
     sha = calibration.get("model_sha256")
-    if sha and sha != card.sha256.get("randar.safetensors"):
+    if sha and sha != card.sha256.get("transformer.safetensors"):
         raise ModelError(f"{card.path} has other weights than the calibration's trace was recorded with")
     fields = dict(card.fields)
     entries = {_key(entry): entry for entry in fields.get("calibrated", ())}

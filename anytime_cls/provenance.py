@@ -15,6 +15,7 @@ import numpy as np
 
 import anytime_cls
 from anytime_cls.classifier import Decision, Failure, RaceOptions, choose_dtype
+from anytime_cls.rules import CALIBRATED, CalibratedRule, model_rule
 from anytime_cls.trace import ImageRow, Scores
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def provenance(
     prefixes = list(getattr(options, "prefixes", ()))
     return {
         "model": card.name,
-        "model_sha256": card.sha256["randar.safetensors"],
+        "model_sha256": card.sha256["transformer.safetensors"],
         "tokenizer_sha256": card.sha256["tokenizer.safetensors"],
         "temperature": card.temperature,
         "priors": json.dumps(card.fields.get("priors", {}), sort_keys=True),
@@ -61,6 +62,7 @@ def provenance(
         "aggregate": options.aggregate,
         "rule": options.rule,
         "delta": options.delta,
+        "calibrated": _thresholds(card, options),
         "k_max": options.k_max,
         "budget": None if options.budget is None else str(options.budget),
         "dtype": str(choose_dtype(dtype)).removeprefix("torch."),
@@ -69,6 +71,16 @@ def provenance(
         "git_revision": git_revision(),
         **{f"version_{name}": version for name, version in versions().items()},
     }
+
+
+def _thresholds(card: ModelCard, options: RaceOptions) -> str | None:
+    """What a run of the rule `calibrated` stops by, as JSON: the model's calibration may change later."""
+    if options.rule != CALIBRATED:
+        return None
+    n_classes = len(card.class_ids(options.classes))
+    rule = model_rule(card.fields, CALIBRATED, options.delta, options.max_orders, n_classes, options.orders)
+    assert isinstance(rule, CalibratedRule)
+    return json.dumps(rule.thresholds)
 
 
 def versions() -> dict[str, str]:

@@ -260,7 +260,7 @@ def model_fields(
         return fields
     if model is not None:
         card = read_card(model)
-        if sha and card.sha256.get("randar.safetensors") != sha:
+        if sha and card.sha256.get("transformer.safetensors") != sha:
             raise ReplayError(
                 f"{trace.path} was recorded with other weights than {model}'s (model "
                 f"{trace.attrs.get('model', '?')!r}, SHA-256 {sha[:12]}...)"
@@ -269,7 +269,7 @@ def model_fields(
     own = trace_fields(trace)
     for name in embedded_names():
         card = read_card(name)
-        if card.sha256.get("randar.safetensors") == sha:
+        if card.sha256.get("transformer.safetensors") == sha:
             return {**card.fields, **own}
     return own
 

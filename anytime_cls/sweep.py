@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from anytime_cls.classifier import AnytimeClassifier, Failure, RaceOptions
+from anytime_cls.pareto import wilson
 from anytime_cls.provenance import image_row, positions, provenance
 from anytime_cls.trace import ImageRow, Scores, Trace
 from anytime_cls.trace_write import TraceWriter
@@ -85,8 +86,8 @@ class Tally:
 
     @property
     def interval(self) -> tuple[float, float]:
-        """Wilson's 95 % interval of the accuracy."""
-        return wilson(self.correct, self.labelled)
+        """Wilson's 95 % interval of the accuracy; (0, 1) without any."""
+        return wilson(self.accuracy, self.labelled) if self.labelled else (0.0, 1.0)
 
     @property
     def saving(self) -> float:
@@ -98,16 +99,6 @@ class Tally:
     def rate(self) -> float:
         """Images a second of this attempt."""
         return (self.done - self.before) / max(1e-9, time.monotonic() - self.began)
-
-
-def wilson(hits: int, n: int, z: float = 1.959964) -> tuple[float, float]:
-    """Wilson's score interval of a proportion (1927), 95 % by default; (0, 1) for n = 0."""
-    if n == 0:
-        return 0.0, 1.0
-    p, shrink = hits / n, 1 + z * z / n
-    centre = (p + z * z / (2 * n)) / shrink
-    half = z / shrink * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 @dataclass(frozen=True)

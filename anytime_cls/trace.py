@@ -21,7 +21,7 @@ SCHEMA_VERSION = 1
 #: What must be the same for shards to be merged; for a run to go on from a trace, `shard` too.
 MATCH_KEYS = ("schema", "model_sha256", "tokenizer_sha256", "dataset", "labels", "tokens", "seed",
               "dataset_fingerprint", "prefixes", "order_sampler", "aggregate", "rule", "delta", "k_max",
-              "budget", "dtype", "temperature", "priors")  # fmt: skip
+              "budget", "dtype", "temperature", "priors", "calibrated")  # fmt: skip
 RESUME_KEYS = (*MATCH_KEYS, "shard")
 _MEANING = {"dataset_fingerprint": "the images chosen, or their labels, differ",
             "priors": "the model was calibrated anew"}  # fmt: skip

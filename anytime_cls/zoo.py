@@ -1,7 +1,7 @@
 """Model names → weights, labels and calibration. A model is a directory:
 
     model.json                 configuration, labels, calibration, metrics, weights' SHA-256
-    randar.safetensors         the transformer, reference keys
+    transformer.safetensors         the transformer, reference keys
     tokenizer.safetensors      its tokenizer
 
 The embedded models are directories inside the package (`anytime_cls/models/NAME`).
@@ -32,7 +32,7 @@ EMBEDDED = Path(__file__).parent / "models"
 DEFAULT_MODEL = "cifar10"
 SCHEMA = 1
 LAYOUTS = ("randar", "sigma")  # RandAR's interleaved sequence, or a single stream (sigma.py)
-WEIGHTS = ("randar.safetensors", "tokenizer.safetensors")
+WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")
 
 
 class ModelError(ValueError):
@@ -179,7 +179,7 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
             {k: v.float() if v.is_floating_point() else v for k, v in states["tokenizer.safetensors"].items()}
         )
         model = build_transformer(card.fields.get("layout", "randar"), card.fields["model"])
-        model.load_reference(states["randar.safetensors"])
+        model.load_reference(states["transformer.safetensors"])
     except ModelError:
         raise
     except (RuntimeError, ValueError, KeyError, TypeError) as error:

@@ -71,7 +71,7 @@ def calibrate(
         with Trace.open(trace) as recorded:
             if write_model is not None:  # before the work
                 card = read_card(write_model)
-                if card.sha256.get("randar.safetensors") != recorded.attrs.get("model_sha256"):
+                if card.sha256.get("transformer.safetensors") != recorded.attrs.get("model_sha256"):
                     raise Refused(f"{trace} was recorded with other weights than {write_model}'s")
             with progress_bar(quiet, "races") as progress:
                 fitted = calibrate_trace(recorded, risks, confidence, split, seed, progress=progress)

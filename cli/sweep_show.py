@@ -16,7 +16,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from anytime_cls.sweep import Tally, wilson
+from anytime_cls.pareto import wilson
+from anytime_cls.sweep import Tally
 from anytime_cls.trace import Trace, summary
 
 from .errors import FAILED, INTERRUPTED, complain, readable
@@ -151,7 +152,7 @@ def outcome(trace: Trace) -> dict[str, Any]:
     """What a finished sweep came to, for a table or JSON."""
     found = summary(trace)
     labelled = found["labelled"]
-    low, high = wilson(round(found["accuracy"] * labelled), labelled) if labelled else (None, None)
+    low, high = wilson(found["accuracy"], labelled) if labelled else (None, None)
     full = len(trace.labels) * trace.attrs["k_max"]
     used = found["token_fraction_mean"]
     names = ("dataset", "model", "rule", "delta", "k_max", "budget", "seed", "shard")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
-from statistics import NormalDist
 from typing import Any
 
 import h5py  # type: ignore[import-untyped, unused-ignore]
@@ -14,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anytime_cls.pareto import wilson
 from anytime_cls.trace import Trace, TraceError, summary
 
 from .errors import readable
@@ -37,11 +37,12 @@ def describe(trace: Trace) -> dict[str, Any]:
     """
     found = summary(trace)
     labelled, value = found.pop("labelled"), found.pop("accuracy")
+    low, high = wilson(value, labelled) if labelled else (None, None)
     k_max, spent = trace.attrs.get("k_max"), found["token_fraction_mean"]
     return {
         "path": str(trace.path),
         **found,
-        "accuracy": wilson(round(value * labelled), labelled) if labelled else None,
+        "accuracy": {"value": value, "low": low, "high": high, "n": labelled} if labelled else None,
         "full_passes": k_max * len(trace.labels) if isinstance(k_max, int) else None,
         "saving": 1 / spent if spent > 0 else None,
         "bytes_per_pass": found["bytes"] / found["passes"] if found["passes"] else None,
@@ -50,17 +51,6 @@ def describe(trace: Trace) -> dict[str, Any]:
         "provenance": trace.attrs,
         "labels": trace.labels,
     }
-
-
-def wilson(hits: int, n: int) -> dict[str, float]:
-    """A proportion with its 95 % score interval (Wilson 1927): {value, low, high, n}; n >= 1."""
-    z2 = NormalDist().inv_cdf(0.975) ** 2
-    p = hits / n
-    middle = (p + z2 / (2 * n)) / (1 + z2 / n)
-    half = (z2 * (p * (1 - p) / n + z2 / (4 * n * n))) ** 0.5 / (1 + z2 / n)
-    low = middle - half if hits else 0.0  # exactly, where rounding would say 1e-18
-    high = middle + half if hits < n else 1.0
-    return {"value": p, "low": low, "high": high, "n": n}
 
 
 def prefixes(trace: Trace) -> list[int]:

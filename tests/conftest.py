@@ -40,10 +40,10 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     prior = VariancePrior(scale=1.0, power=0.0, df=20.0).to_dict()
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(1)
         shape = FSQConfig(widths=(8, 8, 8), blocks=(1, 1, 1))
         tokenizer = FSQTokenizer(shape)
-        config = RandARConfig(32, 1, 2, shape.vocab_size, tokenizer.n_tokens, len(TINY_LABELS))
+        config = RandARConfig(64, 1, 2, shape.vocab_size, tokenizer.n_tokens, len(TINY_LABELS))
         model = RandAR(config)
         torch.nn.init.normal_(model.output.weight, std=0.1)
         torch.nn.init.normal_(model.cls_embedding.weight, std=1.0)

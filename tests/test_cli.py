@@ -259,7 +259,7 @@ def test_trace_holds_the_run(tiny_model_dir, photo, tmp_path, capsys):
                 assert means[standing["label"]] == pytest.approx(standing["mean"])
         card = json.loads((tiny_model_dir / "model.json").read_text())
         expected = {
-            "model": "tiny", "model_sha256": card["sha256"]["randar.safetensors"], "dataset": "files",
+            "model": "tiny", "model_sha256": card["sha256"]["transformer.safetensors"], "dataset": "files",
             "tokenizer_sha256": card["sha256"]["tokenizer.safetensors"], "seed": 5, "tokens": 64, "k_max": 6,
             "rule": "paired", "delta": 0.05, "order_sampler": "uniform", "budget": "15passes",
             "dtype": "float32", "device": "cpu", "temperature": 2.0,

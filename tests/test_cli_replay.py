@@ -133,7 +133,7 @@ def test_calibrate_writes_into_its_model(tiny_model_dir, tmp_path, capsys):
     from conftest import write_photo
 
     model = shutil.copytree(tiny_model_dir, tmp_path / "model")
-    sha = read_card(model).sha256["randar.safetensors"]
+    sha = read_card(model).sha256["transformer.safetensors"]
     path = full_trace(tmp_path / "t.h5", races(4, 400, 10, 8), np.zeros(400), model_sha256=sha)
     photo = write_photo(tmp_path / "p.jpg")
     options = ("--rule", "calibrated", "--max-orders", "8", "--json", "--quiet")

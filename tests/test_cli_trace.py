@@ -22,7 +22,7 @@ from anytime_cls import trace_export
 from anytime_cls.trace import ImageRow, Scores, Trace, TraceError
 from anytime_cls.trace_write import TraceWriter
 from anytime_cls_cli.main import main
-from anytime_cls_cli.trace_info import images_to_do, resume_command, wilson
+from anytime_cls_cli.trace_info import images_to_do, resume_command
 
 SWEEP = RUN | {"command": "anytime-cls sweep 'my data' -o run.h5", "images": 12}
 
@@ -131,14 +131,6 @@ def test_info_goes_on_after_a_file_that_is_no_trace(capsys):
     lines = err.splitlines()
     assert len(lines) == 3 and "there is no trace at none.h5" in lines[0]
     assert "text.h5 is damaged or not a trace" in lines[1] and "short.h5 is damaged" in lines[2]
-
-
-@pytest.mark.parametrize(("hits", "n"), [(0, 1), (1, 1), (0, 50), (17, 50), (50, 50), (801, 1000)])
-def test_the_interval_is_wilsons(hits, n):
-    expected = binomtest(hits, n).proportion_ci(method="wilson")
-    found = wilson(hits, n)
-    assert (found["low"], found["high"]) == pytest.approx((expected.low, expected.high), abs=1e-12)
-    assert (found["value"], found["n"]) == (hits / n, n) and 0 <= found["low"] <= found["high"] <= 1
 
 
 def test_the_command_that_goes_on():

@@ -245,7 +245,7 @@ def test_the_most_probable_class_is_the_answer(rule, tensor, shared):
     race = play(rule, scores, block)
     probability = race.aggregate("mean")
     assert probability.sum() == pytest.approx(1)
-    assert probability.argmax() == race.leader
+    assert probability[race.leader] == probability.max()  # who left may tie with it, not beat it
 
 
 def test_who_left_keeps_its_distance_to_the_leader():

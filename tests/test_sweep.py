@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from conftest import TINY_LABELS
-from scipy.stats import binomtest
 from sweep_data import CLASSES, contents, make_images, sweep
 
 from anytime_cls.classifier import AnytimeClassifier, RaceOptions
 from anytime_cls.datasets import open_dataset
+from anytime_cls.pareto import wilson
 from anytime_cls.provenance import evaluations
 from anytime_cls.sweep import (
     Shard,
@@ -27,9 +29,8 @@ from anytime_cls.sweep import (
     run_sweep,
     sweep_options,
     sweep_provenance,
-    wilson,
 )
-from anytime_cls.trace import ImageRow, Trace
+from anytime_cls.trace import MATCH_KEYS, ImageRow, Trace
 from anytime_cls.trace_write import TraceWriter, merge_traces
 
 
@@ -67,7 +68,7 @@ def test_sweep_end_to_end_as_a_program(tiny_model_dir, classifier, images, tmp_p
             assert row.stop == decision.stop and row.passes == len(trace.scores(i)) == decision.passes
             assert row.token_fraction == pytest.approx(row.passes / 80) and row.seconds > 0
             hits += row.prediction == row.label
-        low, high = wilson(hits, 12)
+        low, high = wilson(hits / 12, 12)
         assert found["accuracy"] == f"{hits / 12:.1%} [{low:.1%}, {high:.1%}]"
         assert trace.attrs["images"] == 12 and trace.attrs["dataset"] == "pictures"
         assert trace.attrs["root"] == str(images) and len(trace.attrs["dataset_fingerprint"]) == 64
@@ -304,7 +305,7 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tiny_model_dir, images, tm
 
     model = tmp_path / "model"
     shutil.copytree(tiny_model_dir, model)
-    (model / "randar.safetensors").write_bytes(b"damaged")
+    (model / "transformer.safetensors").write_bytes(b"damaged")
     for workers in (1, 2):
         options = ("--model", model, "--limit", 1, "-o", tmp_path / "x.h5")
         code, _, err = sweep(capsys, images, *options, "--workers", workers)
@@ -375,8 +376,6 @@ def test_work_is_pulled_as_it_is_needed(classifier, images):
 
 
 def test_a_reader_that_fails_costs_its_image_alone(classifier, images):
-    from dataclasses import replace
-
     dataset = open_dataset(str(images), classifier.card)
 
     def broken() -> bytes:
@@ -390,11 +389,19 @@ def test_a_reader_that_fails_costs_its_image_alone(classifier, images):
     assert rows[5][1].error == "'shard 3\\nis gone'" and rows[5][1].id == samples[5].id
 
 
-@pytest.mark.parametrize(("hits", "n"), [(0, 5), (5, 5), (1, 3), (813, 1000), (49_999, 50_000)])
-def test_wilson_interval(hits, n):
-    expected = binomtest(hits, n).proportion_ci(method="wilson")
-    assert wilson(hits, n) == pytest.approx((expected.low, expected.high), abs=1e-7)
-    assert wilson(0, 0) == (0, 1)
+def test_the_thresholds_of_a_calibrated_rule_are_recorded(images, classifier):
+    """A model calibrated anew between a run and its resumption would mix two rules."""
+    dataset = open_dataset(str(images), classifier.card)
+    held = {
+        "risk": 0.01, "k_max": 8, "order_sampler": "uniform", "n_classes": 10, "alpha": 1e-3,
+        "thresholds": {"1": 1e-3, "4": 1e-3}, "prior": {"scale": 1.0, "power": 0.0, "df": 20.0},
+    }  # fmt: skip
+    card = replace(classifier.card, fields={**classifier.card.fields, "calibrated": [held]})
+    options = RaceOptions(rule="calibrated", delta=0.02, max_orders=8)
+    recorded = sweep_provenance(dataset, card, options)["calibrated"]
+    assert json.loads(recorded) == [[1, 1e-3], [4, 1e-3]]
+    assert sweep_provenance(dataset, card, RaceOptions())["calibrated"] is None
+    assert "calibrated" in MATCH_KEYS
 
 
 def test_shards_cover_everything_once():

@@ -89,7 +89,7 @@ def test_the_model_directory_says_how_it_was_made(trained):
     fields = json.loads((out / "model.json").read_text())
     assert fields["recipe"] == json.loads(json.dumps(dataclasses.asdict(TINY)))
     assert fields["tokenizer"]["saw_labels"] is True
-    assert read_card(out).sha256.keys() == {"randar.safetensors", "tokenizer.safetensors"}
+    assert read_card(out).sha256.keys() == {"transformer.safetensors", "tokenizer.safetensors"}
 
 
 def test_the_held_out_images_are_listed_for_a_sweep(trained, stripes):

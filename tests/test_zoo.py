@@ -45,7 +45,7 @@ def test_an_unknown_name_lists_the_known(tmp_path):
 
 
 def test_damaged_weights_are_refused(copy):
-    weights = copy / "randar.safetensors"
+    weights = copy / "transformer.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\x01")
     refuse(copy, "SHA-256")
 
