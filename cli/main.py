@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Annotated
@@ -174,9 +175,20 @@ app.command("plot")(plot)
 app.command("train")(train)
 
 
+def _wait_politely() -> None:
+    """Let torch's threads give up their core soon when they wait for one another.
+
+    libgomp lets them spin for long, so beside other busy processes each loop waits for a thread that has no
+    core to run on. Read when torch is loaded; says nothing where the user has said something.
+    """
+    if "OMP_WAIT_POLICY" not in os.environ:
+        os.environ.setdefault("GOMP_SPINCOUNT", "20000")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    _wait_politely()
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
     with contextlib.suppress(AttributeError, ValueError):
         sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]

@@ -150,6 +150,18 @@ def test_rows_hold_no_nan_and_no_lone_surrogate():
 # --- rows ------------------------------------------------------------------------------------------------
 
 
+def test_threads_wait_politely_unless_the_user_says_otherwise(monkeypatch, capsys):
+    """libgomp's setting is in the environment by the time torch is loaded."""
+    for name in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY"):
+        monkeypatch.delenv(name, raising=False)
+    assert main(["--version"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "20000"
+    monkeypatch.setenv("GOMP_SPINCOUNT", "7")
+    assert main(["--version"]) == 0 and os.environ["GOMP_SPINCOUNT"] == "7"
+    monkeypatch.delenv("GOMP_SPINCOUNT")
+    monkeypatch.setenv("OMP_WAIT_POLICY", "active")
+    assert main(["--version"]) == 0 and "GOMP_SPINCOUNT" not in os.environ
+
+
 def test_row_is_the_decision(tiny_model_dir, photo, capsys):
     from anytime_cls.classifier import AnytimeClassifier, RaceOptions
 
