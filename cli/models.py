@@ -1,24 +1,157 @@
-"""`anytime-cls models ls`: what model.json files say, without loading a model (or PyTorch)."""
+"""`anytime-cls models`: what there is, fetching the paper's models, converting weights of others."""
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from .errors import FAILED, complain, readable
-from .output import print_json
+import typer
+
+from .errors import FAILED, Refused, complain, readable
+
+if TYPE_CHECKING:
+    from anytime_cls.zoo import ModelCard
+
+app = typer.Typer(rich_markup_mode=None, help="The models that can be raced: list, fetch, convert.")
 
 
-def ls(folders: Sequence[str], as_json: bool) -> int:
-    """Print the embedded models, then those in `folders`. Exit code 1 if one cannot be read."""
+@app.command("ls")
+def _ls(
+    models: Annotated[
+        list[str] | None, typer.Argument(metavar="[MODELS...]", help="Also these folders and files.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
+) -> int:
+    """List the embedded and the pulled models: classes, size, accuracy, licence."""
+    return ls(models or [], json)
+
+
+@app.command("pull")
+def pull(
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAMES",
+            show_default=False,
+            help="randar-l, randar-l-maskgit, randar-xl; llamagen-vq16, maskgit-vqgan (tokenizers alone); or "
+            "hf:owner/repo/file.",
+        ),
+    ],
+) -> int:
+    """Fetch models, with the tokenizers that belong to them, from the Hugging Face Hub.
+
+    Files go to its cache (HF_HOME) and are checked against its checksums; an interrupted download goes on
+    where it was. HF_TOKEN opens private files, HF_HUB_OFFLINE checks what is there. Needs pip install
+    "anytime-cls[hub]". Exit code 1 if something could not be fetched.
+
+    \b
+    Example: anytime-cls models pull randar-l
+             anytime-cls classify photo.jpg --model randar-l
+    """
+    from anytime_cls import hub
+    from anytime_cls.zoo import ModelError, fetch_model
+
+    try:
+        known = hub.MODELS | hub.TOKENIZERS
+        files = {name: known.get(name) or hub.parse(name) for name in names}
+        hub.require()
+    except ModelError as error:
+        raise Refused(f"{error}; names are {', '.join(hub.MODELS | hub.TOKENIZERS)}") from None
+    code = 0
+    for name, file in files.items():
+        try:
+            if name in hub.TOKENIZERS:
+                path = hub.pull(file, say)
+                print(f"{name}: {path}")
+            else:
+                card = fetch_model(name, file, say)
+                print(f"{name}: ready, --model {name} ({shape(card)})")
+        except ModelError as error:
+            code = complain(str(error), FAILED)
+    return code
+
+
+@app.command("convert")
+def convert(
+    source: Annotated[
+        str,
+        typer.Argument(show_default=False, help="A RandAR transformer: .pt, .safetensors, a pulled name."),
+    ],
+    out: Annotated[
+        Path, typer.Argument(show_default=False, help="A new .safetensors file, or a new model folder.")
+    ],
+    name: Annotated[str, typer.Option(help="The model's name; the output's by default.")] = "",
+    heads: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Attention heads; width / 64 by default.")
+    ] = None,
+    tokens: Annotated[
+        int | None, typer.Option(min=1, show_default=False, help="Tokens an image; 256 by default.")
+    ] = None,
+    labels: Annotated[
+        Path | None,
+        typer.Option(show_default=False, help="Class names, one a line; for 1,000 classes ImageNet's."),
+    ] = None,
+) -> int:
+    """Convert weights of a RandAR transformer once, to load fast and safely from then on.
+
+    A .safetensors file gets the model's shape into its metadata, and still loads in the reference code. A
+    folder gets the tokenizer too, and is what 'calibrate --write-model' can write to. The numbers stay as
+    they are.
+
+    \b
+    Example: anytime-cls models convert checkpoint.pt randar-l.safetensors
+             anytime-cls models convert randar-l runs/randar-l
+    """
+    from anytime_cls.checkpoints import Checkpoint
+    from anytime_cls.convert import convert as write
+    from anytime_cls.labels import LabelError, read_label_file
+    from anytime_cls.zoo import ModelError
+
+    try:
+        given = None if labels is None else read_label_file(labels)
+        found = list(given.values()) if isinstance(given, dict) else given
+        done = write(source, out, name=name, n_head=heads, n_tokens=tokens, labels=found)
+    except (ModelError, LabelError) as error:
+        raise Refused(str(error)) from None
+    except OSError as error:
+        return complain(f"cannot write {error.filename or out}: {error.strerror or error}", FAILED)
+    if isinstance(done, Checkpoint):
+        print(f"{out}: {numbers(done.shape)}, {done.parameters / 1e6:.1f} M numbers")
+    else:
+        print(f"{out}: {shape(done)}")
+    return 0
+
+
+def say(line: str) -> None:
+    """Progress, for people."""
+    print(readable(line), file=sys.stderr, flush=True)
+
+
+def shape(card: ModelCard) -> str:
+    """What a model is, in a few words."""
+    return f"{numbers(card.fields['model'])}, tokenizer {card.fields['tokenizer']['kind']}"
+
+
+def numbers(model: Mapping[str, Any]) -> str:
+    return (
+        f"{model['n_layer']} layers × {model['dim']}, {model['n_classes']} classes, "
+        f"{model['n_tokens']} tokens of {model['vocab_size']} codes"
+    )
+
+
+def ls(models: Sequence[str], as_json: bool) -> int:
+    """Print the embedded models, those pulled, and then `models`. Exit code 1 if one cannot be read."""
+    from anytime_cls import hub
     from anytime_cls.zoo import DEFAULT_MODEL, ModelError, embedded_names, read_card
 
+    from .output import print_json
+
+    pulled = [name for name, file in hub.MODELS.items() if hub.cached(file)]
     rows, code = [], 0
-    for name in [*embedded_names(), *folders]:
+    for name in [*embedded_names(), *pulled, *models]:
         try:
             row = describe(read_card(name)) | {"default": name == DEFAULT_MODEL}
         except ModelError as error:
@@ -37,9 +170,13 @@ def ls(folders: Sequence[str], as_json: bool) -> int:
     return code
 
 
-def describe(card: Any) -> dict[str, Any]:
+def describe(card: ModelCard) -> dict[str, Any]:
     """What a model is, as plain data."""
+    from anytime_cls.zoo import WEIGHTS
+
     fields = card.fields
+    weights = [card.weights(name) for name in WEIGHTS]
+    files = weights if card.files else [path for path in card.path.iterdir() if path.is_file()]
     return {
         "name": card.name,
         "path": str(card.path),
@@ -47,23 +184,20 @@ def describe(card: Any) -> dict[str, Any]:
         "labels": card.labels,
         "image_size": card.image_size,
         "tokens": fields["model"].get("n_tokens"),
-        "parameters": sum(parameters(path) for path in sorted(card.path.glob("*.safetensors"))),
+        "parameters": sum(parameters(path) for path in weights),
         "accuracy": accuracy(fields.get("metrics")),
-        "bytes": sum(path.stat().st_size for path in card.path.iterdir() if path.is_file()),
+        "bytes": sum(path.stat().st_size for path in files),
         "licence": fields.get("licence") or fields.get("license"),
     }
 
 
 def parameters(path: Path) -> int:
-    """Numbers in a safetensors file, from its header (8 bytes of length, then JSON); 0 if unreadable."""
+    """Numbers in a weights file; 0 if it cannot be read."""
+    from anytime_cls.checkpoints import ModelError, entries
+
     try:
-        with open(path, "rb") as file:
-            size = int.from_bytes(file.read(8), "little")
-            if size > path.stat().st_size:
-                return 0
-            header = json.loads(file.read(size))
-        return sum(math.prod(entry["shape"]) for key, entry in header.items() if key != "__metadata__")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return sum(math.prod(entry.shape) for entry in entries(path)[0].values())
+    except ModelError:
         return 0
 
 
