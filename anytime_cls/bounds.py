@@ -106,16 +106,17 @@ class ModeratedT:
     prior: VariancePrior
     anytime = False
 
-    def _variance(self, gap: np.ndarray, var: np.ndarray, n: int) -> tuple[np.ndarray, float]:
+    def variance(self, gap: np.ndarray, var: np.ndarray, n: int) -> tuple[np.ndarray, float]:
+        """Shrunk variances, and their degrees of freedom."""
         df = self.prior.df + n - 1
         return (self.prior.df * self.prior.variance(gap) + (n - 1) * var) / df, df
 
     def radius(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float) -> np.ndarray:
-        var, df = self._variance(gap, var, n)
+        var, df = self.variance(gap, var, n)
         return _t_quantile(alpha, df) * np.sqrt(var / effective_n(n, k_max))
 
     def tail(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int) -> np.ndarray:
-        var, df = self._variance(gap, var, n)
+        var, df = self.variance(gap, var, n)
         return _t_tail(gap, var, effective_n(n, k_max), df)
 
 

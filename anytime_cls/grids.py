@@ -23,11 +23,13 @@ from anytime_cls.rules import (
     MarginalRule,
     PairedRule,
 )
+from anytime_cls.value import PRICE
 
 POINTS = 24
 #: The largest error of one pair (class) at one look: even odds, where whoever is behind leaves. marginal
 #: splits it over two sides; strict's bound starts from 1.
 LOOSEST = {"paired": 0.5, "strict": 0.99, "marginal": 0.99}
+PRICES = np.union1d(np.geomspace(1e-7, 0.1, POINTS), PRICE)  # past 0.1 nobody is worth a second order
 P_VALUES = np.union1d(np.geomspace(1e-6, 0.99, POINTS), ClarkJainiRule.p_value)  # two-sided
 
 
@@ -149,6 +151,9 @@ def _points(
             grid = np.geomspace(1.05, max(2.0, 1.5 * k_max), POINTS)
             for saving in np.union1d(grid, HalvingRule.saving):
                 yield "saving", float(saving), name, {"saving": float(saving)}
+        case "value":
+            for price in PRICES:
+                yield "price", float(price), name, {"price": float(price)}
 
 
 def delta_share(name: str, n_classes: int, k_max: int) -> float:

@@ -24,9 +24,11 @@ from scipy.stats import beta, binom
 
 Array = np.ndarray
 
-#: loss(prediction, full, label) → [n] in [0, 1], from int arrays [n]: the rule's answers, those of all K_max
-#: orders, and the true labels (−1 unknown).
+#: loss(prediction, full, label) → [n], from int arrays [n]: the rule's answers, those of all K_max orders,
+#: and the true labels (−1 unknown).
 Loss = Callable[[Array, Array, Array], Array]
+#: test(losses [n], risk) → p-value of "the expected loss is above the risk"
+Test = Callable[[Array, float], float]
 
 
 def disagreement(prediction: Array, full: Array, label: Array) -> Array:
@@ -34,7 +36,12 @@ def disagreement(prediction: Array, full: Array, label: Array) -> Array:
     return (prediction != full).astype(float)
 
 
-LOSSES: dict[str, Loss] = {"disagreement": disagreement}
+def accuracy_lost(prediction: Array, full: Array, label: Array) -> Array:
+    """1 where all K_max orders were right and the rule is not, −1 the other way round, else 0."""
+    return (full == label).astype(float) - (prediction == label)
+
+
+LOSSES: dict[str, Loss] = {"disagreement": disagreement, "accuracy": accuracy_lost}
 
 
 def p_value(losses: Array, risk: float) -> float:
@@ -56,6 +63,43 @@ def p_value(losses: Array, risk: float) -> float:
     return float(min(math.exp(-n * divergence), bentkus, 1.0))
 
 
+def drop_p_value(losses: Array, drop: float, slack: float = 0.0025) -> float:
+    """P-value of "the expected loss exceeds `drop`", for losses of −1, 0 and 1 (`accuracy_lost`): [n].
+
+    Exact for any probabilities of the three. The difference of the counts, harmed − helped, depends on
+    one more unknown, how often an image is either; the p-value is the largest over that share's one-sided
+    Clopper–Pearson interval at level 1 − slack, plus `slack` (Berger & Boos, *P values maximized over a
+    confidence set for the nuisance parameter*, JASA 1994). Unlike a bound for any loss in [−1, 1] it gains
+    from nearly all losses being 0, as they are here.
+
+    Raises ValueError for other losses or none.
+    """
+    losses = np.asarray(losses, float)
+    n = len(losses)
+    if not n or not np.isin(losses, (-1, 0, 1)).all():
+        raise ValueError("losses must be -1, 0 or 1, and there must be some")
+    difference, either = int(losses.sum()), int(np.abs(losses).sum())
+    most = upper_bound(either, n, 1 - slack)
+    if most < drop:  # fewer images can change at all
+        return slack
+    share = np.linspace(drop, most, 64)[:, None]
+    changed = np.arange(int(binom.isf(1e-12, n, most)) + 1)
+    # of `changed` images, harmed − helped ≤ difference: harmed ≤ (changed + difference) / 2
+    below = binom.cdf((changed + difference) // 2, changed, np.minimum(1.0, (1 + drop / share) / 2))
+    tail = (binom.pmf(changed, n, share) * below).sum(axis=1)
+    return float(min(1.0, tail.max() + slack + 1e-12))
+
+
+def drop_upper(losses: Array, confidence: float = 0.95) -> float:
+    """One-sided upper bound of the expected loss of `accuracy_lost`: `drop_p_value` inverted."""
+    low, high = 0.0, 1.0
+    for _ in range(30):
+        middle = (low + high) / 2
+        passes = drop_p_value(losses, middle, (1 - confidence) / 20) <= 1 - confidence
+        low, high = (low, middle) if passes else (middle, high)
+    return high
+
+
 def _relative_entropy(a: float, b: float) -> float:
     """KL divergence of Bernoulli(a) from Bernoulli(b), nats."""
     left = 0.0 if a == 0 else a * math.log(a / b)
@@ -63,7 +107,7 @@ def _relative_entropy(a: float, b: float) -> float:
     return left + right
 
 
-def fixed_sequence(losses: Array, risk: float, confidence: float = 0.95) -> int | None:
+def fixed_sequence(losses: Array, risk: float, confidence: float = 0.95, test: Test = p_value) -> int | None:
     """The loosest threshold certified: its index, or None if not even the safest is.
 
     losses : [T, n] of T thresholds, from safe to loose, on the same n images
@@ -71,7 +115,7 @@ def fixed_sequence(losses: Array, risk: float, confidence: float = 0.95) -> int 
     """
     last = None
     for at, row in enumerate(losses):
-        if p_value(row, risk) > 1 - confidence:
+        if test(row, risk) > 1 - confidence:
             break
         last = at
     return last
@@ -80,6 +124,21 @@ def fixed_sequence(losses: Array, risk: float, confidence: float = 0.95) -> int 
 def images_needed(risk: float, confidence: float = 0.95) -> int:
     """Fewest images on which a rule that never errs is certified: (1 − risk)^n ≤ 1 − confidence."""
     return math.ceil(math.log(1 - confidence) / math.log1p(-risk))
+
+
+def images_needed_for_drop(drop: float, confidence: float = 0.95) -> int:
+    """Fewest images on which a rule that changes no answer's correctness is certified by `drop_p_value`."""
+
+    def certified(n: int) -> bool:
+        return drop_p_value(np.zeros(n), drop, (1 - confidence) / 20) <= 1 - confidence
+
+    low, high = 0, 1
+    while not certified(high):
+        low, high = high, 2 * high
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if certified(middle) else (middle, high)
+    return high
 
 
 def upper_bound(errors: int, n: int, confidence: float = 0.95) -> float:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from anytime_cls.bounds import Bound, ModeratedT, NormalMixture, PlainT, VariancePrior
-from anytime_cls.orders import OrderSampler
+from anytime_cls.orders import block_of, check_sampler, distinct_orders
 
 Array = np.ndarray
 
@@ -109,11 +109,14 @@ class CalibratedRule(PairedRule):
     """The paired rule with thresholds fitted on held-out traces (`calibrate`) to a risk, here `delta`.
 
     The guarantee is distribution-free: it needs images like those of the calibration, not normal
-    differences or a right prior. `thresholds` are (orders scored, α at that look), for one K_max.
+    differences or a right prior. `thresholds` are (orders scored, α at that look), for one K_max. `rungs`,
+    (tokens, gap in nats) in rising tokens, are races inside the first order, which the risk covers too: who
+    is more than `gap` behind the best after so many of its tokens leaves before the first pull.
     """
 
     name: str = "calibrated"
     thresholds: tuple[tuple[int, float], ...] = ()
+    rungs: tuple[tuple[int, float], ...] = ()
 
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*(n for n, _ in self.thresholds if n < k_max), k_max)
@@ -253,14 +256,16 @@ def top(mean: Array, m: int) -> Array:
     return mask
 
 
-RULES = ("paired", "strict", "marginal", "fixed", "funnel", "clark-jaini", "halving")
+RULES = ("paired", "strict", "marginal", "fixed", "funnel", "clark-jaini", "halving", "value")
 CALIBRATED = "calibrated"  # needs what `anytime-cls calibrate` fits for a model, so it is not among RULES
 DELTA_RULES = ("paired", "strict", "marginal", CALIBRATED)  # those that a δ steers
 #: Settings of a rule besides δ, as `make_rule` takes them.
 SETTINGS: dict[str, tuple[str, ...]] = {
     "paired": ("alpha",), "strict": ("alpha",), "marginal": ("alpha",), "funnel": ("stages",),
-    "clark-jaini": ("p_value", "min_scores"), "halving": ("saving",),
+    "clark-jaini": ("p_value", "min_scores"), "halving": ("saving",), "value": ("price",),
+    CALIBRATED: ("loss",),
 }  # fmt: skip
+DISAGREEMENT, ACCURACY = "disagreement", "accuracy"  # what a calibration holds down (risk.py)
 
 
 @dataclass(frozen=True)
@@ -270,6 +275,7 @@ class RaceShape:
     k_max: int  # orders
     n_classes: int | None  # None: not known yet, not compared
     order_sampler: str = "uniform"
+    prefix: int | None = None  # tokens of an order that a pass scores; None for whole orders
 
 
 def make_rule(
@@ -278,6 +284,7 @@ def make_rule(
     priors: Mapping[str, VariancePrior] | None = None,
     calibrated: Sequence[Mapping[str, Any]] = (),
     shape: RaceShape | None = None,
+    temperature: float = 1.0,
     **settings: Any,
 ) -> Rule:
     """The rule of this name.
@@ -287,11 +294,13 @@ def make_rule(
     name : one of `RULES`, or `calibrated`
     delta : probability, per image, of another answer than all K_max orders would give, in (0, 1)
     priors : variance priors fitted on held-out traces, under `paired` and `marginal`. Without them
-        `paired` and `marginal` fall back to the plain t (which can drop nothing before two orders), and
-        `strict` is refused.
+        `paired`, `marginal` and `value` fall back to the plain t (which can drop nothing before two
+        orders), and `strict` is refused.
     calibrated, shape : for `calibrated`: a model's calibrations, and the race it is wanted for
+    temperature : for `value`: soft-max of mean log-likelihoods over it is a probability
     settings : the rule's own (`SETTINGS`). `alpha` (paired, strict, marginal): error of one pair (class)
-        at one look, instead of δ's share; `stages`; `p_value`, `min_scores`; `saving`
+        at one look, instead of δ's share; `stages`; `p_value`, `min_scores`; `saving`; `price`; `loss`
+        (calibrated): what δ bounds, `disagreement` with K_max or the drop in `accuracy`
 
     Raises
     ------
@@ -319,7 +328,7 @@ def make_rule(
         case "marginal":
             return MarginalRule(moderated.get("marginal", PlainT()), delta, each=each)
         case "calibrated":
-            return _calibrated(calibrated, delta, shape)
+            return _calibrated(calibrated, delta, shape, **settings)
         case "fixed":
             return FixedRule()
         case "funnel":
@@ -328,39 +337,65 @@ def make_rule(
             return ClarkJainiRule(**settings)
         case "halving":
             return HalvingRule(**settings)
+        case "value":
+            from anytime_cls.value import ValueRule  # which builds on this module
+
+            return ValueRule(priors.get("paired"), temperature, **settings)
     raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}, {CALIBRATED}")
 
 
-def _calibrated(entries: Sequence[Mapping[str, Any]], risk: float, shape: RaceShape | None) -> CalibratedRule:
+def _calibrated(
+    entries: Sequence[Mapping[str, Any]], risk: float, shape: RaceShape | None, loss: str = DISAGREEMENT
+) -> CalibratedRule:
     """The calibration of the largest risk up to the one asked for: what holds less holds it too."""
+    if loss not in (DISAGREEMENT, ACCURACY):
+        raise ValueError(f"loss must be {DISAGREEMENT} or {ACCURACY}, got {loss!r}")
     if not entries:
         raise ValueError(
             "rule 'calibrated' needs a calibration and this model has none: 'anytime-cls calibrate' makes one"
         )
     try:
-        usable = [e for e in entries if e["risk"] <= risk and (shape is None or _fits(e, shape))]
+        fit = [e for e in entries if (shape is None or _fits(e, shape)) and _loss(e) == loss]
+        usable = [e for e in fit if e["risk"] <= risk]
         if usable:
             best = max(usable, key=lambda entry: entry["risk"])
             thresholds = sorted((int(n), float(alpha)) for n, alpha in best["thresholds"].items())
+            rungs = sorted((int(tokens), float(gap)) for tokens, gap in best.get("rungs", ()))
             bound = ModeratedT(VariancePrior.from_dict(best["prior"]))
-            return CalibratedRule(bound, float(best["risk"]), thresholds=tuple(thresholds))
+            return CalibratedRule(bound, best["risk"], thresholds=tuple(thresholds), rungs=tuple(rungs))
         there = "; ".join(
-            f"risk {e['risk']:g} at {e['k_max']} {e['order_sampler']} orders of {e['n_classes']} classes"
+            f"{_risk_text(e['risk'], _loss(e))} at {_race_text(e['k_max'], e['order_sampler'], e)} "
+            f"of {e['n_classes']} classes"
             for e in entries
         )
     except (KeyError, TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"the model's calibrations cannot be read ({error!r}): calibrate it again") from None
-    wanted = f"risk {risk:g} or less"
+    wanted = f"{_risk_text(risk, loss)} or less"
     if shape is not None:
         classes = "" if shape.n_classes is None else f" of {shape.n_classes} classes"
-        wanted += f" at {shape.k_max} {shape.order_sampler} orders{classes}"
+        race = _race_text(shape.k_max, shape.order_sampler, {"prefix": shape.prefix})
+        wanted += f" at {race}{classes}"
     raise ValueError(f"rule 'calibrated' has no calibration for {wanted}: there is {there}")
+
+
+def _loss(entry: Mapping[str, Any]) -> str:
+    return entry.get("loss", DISAGREEMENT)
+
+
+def _risk_text(risk: float, loss: str) -> str:
+    return f"risk {risk:g}" if loss == DISAGREEMENT else f"accuracy drop {risk:g}"
+
+
+def _race_text(k_max: int, sampler: str, entry: Mapping[str, Any]) -> str:
+    prefix = entry.get("prefix")
+    return f"{k_max} {sampler} orders" + ("" if prefix is None else f" (first {prefix} tokens)")
 
 
 def _fits(entry: Mapping[str, Any], shape: RaceShape) -> bool:
     return (
         entry["k_max"] == shape.k_max
         and entry["order_sampler"] == shape.order_sampler
+        and entry.get("prefix") == shape.prefix
         and shape.n_classes in (None, entry["n_classes"])
     )
 
@@ -374,16 +409,45 @@ def pull_priors(priors: Mapping[str, VariancePrior], block: int) -> dict[str, Va
     return {key: replace(prior, scale=prior.scale / block) for key, prior in priors.items()}
 
 
+def design_fields(
+    fields: Mapping[str, Any], order_sampler: str = "uniform", prefix: int | None = None
+) -> Mapping[str, Any]:
+    """What a model knows (`priors`, `temperature`) of races by this sampler on this many tokens of an order.
+
+    Whole orders (None) have the fields of `model.json` itself, prefixes their entry of its `designs`, or
+    nothing: a prefix's variances and probabilities are others than a whole order's.
+    """
+    if prefix is None:
+        return fields
+    for design in fields.get("designs", ()):
+        if (design.get("order_sampler"), design.get("prefix")) == (order_sampler, prefix):
+            return design
+    return {}
+
+
 def model_rule(
     fields: Mapping[str, Any], name: str, delta: float, max_orders: int, n_classes: int | None = None,
-    order_sampler: str = "uniform", **settings: Any,
+    order_sampler: str = "uniform", prefix: int | None = None, **settings: Any,
 ) -> Rule:  # fmt: skip
     """A rule for races of one model, with the priors and calibrations that its `model.json` holds.
 
-    fields : has `priors` and `calibrated`, or not. max_orders : K_max, in orders. Raises as `make_rule`.
+    fields : has `priors`, `temperature`, `designs`, `calibrated` and `prices`, or not. max_orders : K_max, in
+    orders. prefix : tokens of an order that a pass scores, None for all. Rule `value` takes the calibrated
+    price of these races, the safest, where there is one and no other is given. Raises as `make_rule`.
     """
-    sampler = OrderSampler(order_sampler, 1)
-    priors = {key: VariancePrior.from_dict(prior) for key, prior in fields.get("priors", {}).items()}
-    shape = RaceShape(min(max_orders, sampler.distinct or max_orders), n_classes, order_sampler)
-    calibrated = fields.get("calibrated", ())
-    return make_rule(name, delta, pull_priors(priors, sampler.block), calibrated, shape, **settings)
+    check_sampler(order_sampler)
+    design = design_fields(fields, order_sampler, prefix)
+    priors = {key: VariancePrior.from_dict(prior) for key, prior in design.get("priors", {}).items()}
+    k_max = min(max_orders, distinct_orders(order_sampler) or max_orders)
+    shape = RaceShape(k_max, n_classes, order_sampler, prefix)
+    temperature = float(design.get("temperature", 1.0))
+    if name == "value" and not settings:
+        fitted = [entry for entry in fields.get("prices", ()) if _fits(entry, shape)]
+        if fitted:  # what was certified is this price with this posterior
+            safest = min(fitted, key=lambda entry: entry["risk"])
+            own = {"paired": VariancePrior.from_dict(safest["prior"])}
+            return make_rule(name, delta, own, temperature=safest["temperature"], price=safest["price"])
+    return make_rule(
+        name, delta, pull_priors(priors, block_of(order_sampler)), fields.get("calibrated", ()), shape,
+        temperature, **settings,
+    )  # fmt: skip

@@ -18,10 +18,29 @@ def calibrate(
         str, typer.Argument(metavar="FULL.h5", help="A trace that 'sweep --rule fixed' recorded.")
     ],
     risk: Annotated[
-        str,
-        Option(metavar="P,P,...",
-               help="Share of images that may be answered otherwise than by all K_max orders."),
-    ] = "0.01,0.02,0.05",
+        str | None,
+        Option(metavar="P,P,...", show_default=False,
+               help="Share of images that may be answered otherwise than by all K_max orders. Default: "
+               "0.01,0.02,0.05, or none with --accuracy-drop."),
+    ] = None,
+    accuracy_drop: Annotated[
+        str | None,
+        Option(metavar="P,P,...", show_default=False,
+               help="How far accuracy may fall below that of all K_max orders, for labelled images. Also "
+               "finds the price at which rule 'value' holds it."),
+    ] = None,
+    prefix: Annotated[
+        int | None,
+        Option(metavar="M", min=1, show_default=False,
+               help="Calibrate races on the first M tokens of each order, as recorded by 'sweep "
+               "--record-prefixes'. Default: the trace's own passes."),
+    ] = None,
+    rungs: Annotated[
+        str | None,
+        Option(metavar="M,M,...", show_default=False,
+               help="Prefixes of the first order, as recorded, after which the hopeless may leave; taken "
+               "where that makes races cheaper."),
+    ] = None,
     confidence: Annotated[
         float, Option(metavar="P", help="How sure each risk is held, over the draw of the fitted images.")
     ] = 0.95,
@@ -43,6 +62,12 @@ def calibrate(
     priors: Annotated[
         bool, Option("--priors", help="Replace the model's variance priors and temperature too.")
     ] = False,
+    recommend: Annotated[
+        float | None,
+        Option(metavar="P", show_default=False,
+               help="Also make the race at this --risk the model's default, for commands that name neither "
+               "rule, orders nor prefix."),
+    ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an --out that is there.")] = False,
     json: Annotated[bool, Option("--json", help="One JSON object, in place of the table.")] = False,
     quiet: Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
@@ -51,30 +76,37 @@ def calibrate(
 
     The guarantee needs no assumption on the scores: with --confidence, images drawn as those of the trace
     are answered otherwise than by all K_max orders with at most the risk (Learn then Test). It holds for the
-    trace's K_max, classes and order sampler.
+    trace's K_max, classes, order sampler and prefix.
 
     \b
     Example: anytime-cls calibrate full.h5 --risk 0.01 --out cal.json
-             anytime-cls calibrate full.h5 --risk 0.01,0.05 --write-model runs/cifar10
+             anytime-cls calibrate full.h5 --prefix 16 --rungs 4,8 --write-model runs/cifar10
+             anytime-cls calibrate full.h5 --accuracy-drop 0.01
     """
-    risks = numbers("--risk", risk, float) or []
+    drops = numbers("--accuracy-drop", accuracy_drop, float) or []
+    risks = numbers("--risk", risk or (None if drops else "0.01,0.02,0.05"), float) or []
+    rung_tokens = numbers("--rungs", rungs, int) or []
     if priors and write_model is None:
         raise Refused("--priors replaces those of a model: name it with --write-model")
+    if recommend is not None and (write_model is None or recommend not in risks):
+        raise Refused("--recommend takes one of the --risk values, and a model to write: --write-model")
     if out is not None:
         check_output("--out", Path(out), overwrite)
 
-    from anytime_cls.calibrate import calibrate_trace, store_calibration, write_json
+    from anytime_cls.thresholds import calibrate_trace, store_calibration, write_json
     from anytime_cls.trace import Trace
-    from anytime_cls.zoo import ModelError, read_card
+    from anytime_cls.zoo import WEIGHTS, ModelError, read_card
 
     try:
         with Trace.open(trace) as recorded:
             if write_model is not None:  # before the work
                 card = read_card(write_model)
-                if card.sha256.get("transformer.safetensors") != recorded.attrs.get("model_sha256"):
+                if card.sha256.get(WEIGHTS[0]) != recorded.attrs.get("model_sha256"):
                     raise Refused(f"{trace} was recorded with other weights than {write_model}'s")
             with progress_bar(quiet, "races") as progress:
-                fitted = calibrate_trace(recorded, risks, confidence, split, seed, progress=progress)
+                fitted = calibrate_trace(
+                    recorded, risks, confidence, split, seed, drops, prefix, rung_tokens, progress
+                )
     except ValueError as error:
         raise Refused(str(error)) from None
     try:
@@ -82,7 +114,8 @@ def calibrate(
             write_json(Path(out), fitted)
             tell(quiet, f"{out}: {len(fitted['calibrated'])} calibrations")
         if write_model is not None:
-            tell(quiet, f"{store_calibration(write_model, fitted, priors)}: calibrations added")
+            path = store_calibration(write_model, fitted, priors, recommend)
+            tell(quiet, f"{path}: calibrations added")
     except ModelError as error:
         return complain(str(error), FAILED)
     if json:
@@ -99,31 +132,45 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="dim")
-    table.add_column("risk")
+    table.add_column("held")
     table.add_column("rule")
     for name in ("threshold", "fitted: errors", f"{confidence:.0%} bound", "held out: passes", "saving",
                  "disagreement (95 % interval)", "accuracy"):  # fmt: skip
         table.add_column(name, justify="right")
-    first = fitted["calibrated"][0]
     for entry in fitted["calibrated"]:
         held = entry["held_out"]
         table.add_row(
-            f"{entry['risk']:g}", "calibrated", f"{entry['alpha']:.3g}", f"{entry['errors']}",
-            f"{entry['upper']:.2%}", *_measured(held),
-        )  # fmt: skip
-        table.add_row("", f"paired, δ {entry['risk']:g}", "", "", "", *_measured(held["paired"]), style="dim")
+            _held(entry), "calibrated", f"α {entry['alpha']:.3g}", *_fitted(entry), *_measured(held)
+        )
+        for m, gap in entry.get("rungs", ()):
+            table.add_row("", f"  rung at {m} tokens", f"{gap:.3g} nats")
+        for other in fitted.get("prices", ()):
+            if (other["loss"], other["risk"]) == (entry["loss"], entry["risk"]):
+                price = f"λ {other['price']:.3g}"
+                table.add_row("", "value", price, *_fitted(other), *_measured(other["held_out"]))
+        peer = f"paired, δ {entry['risk']:g}"
+        table.add_row("", peer, "", "", "", *_measured(held["paired"]), style="dim")
     console = Console()
     if not console.is_terminal:
         console = Console(width=140)
     console.print(table)
+    first = fitted["calibrated"][0]
     held = first["held_out"]
-    full = f"; all {first['k_max']} orders: accuracy {held['full_accuracy']['value']:.2%}" if (
-        "full_accuracy" in held) else ""  # fmt: skip
+    images = (fitted.get("designs") or [fitted])[0]["calibration_images"]
+    orders = f"{first['k_max']} orders" + (f" of {first['prefix']} tokens" if "prefix" in first else "")
+    full = f"; all {orders}: accuracy {held['full_accuracy']['value']:.2%}" if "full_accuracy" in held else ""
     console.print(
-        f"priors on {fitted['calibration_images']} images, thresholds on {first['images']}, held out "
-        f"{held['images']}{full}",
+        f"priors on {images} images, thresholds on {first['images']}, held out {held['images']}{full}",
         style="dim", highlight=False,
     )  # fmt: skip
+
+
+def _held(entry: dict[str, Any]) -> str:
+    return f"{'risk' if entry['loss'] == 'disagreement' else 'drop'} {entry['risk']:g}"
+
+
+def _fitted(entry: dict[str, Any]) -> tuple[str, str]:
+    return f"{entry['errors']}", f"{entry['upper']:.2%}"
 
 
 def _measured(row: dict[str, Any]) -> tuple[str, ...]:

@@ -28,8 +28,8 @@ def replay(
         list[str] | None,
         Option(
             metavar="NAME", show_default=False,
-            help="paired, strict, marginal, fixed, funnel, clark-jaini, halving or calibrated; may be given "
-            "several times. Default: all.",
+            help="paired, strict, marginal, fixed, funnel, clark-jaini, halving, value or calibrated; may be "
+            "given several times. Default: all.",
         ),
     ] = None,
     delta: Annotated[
@@ -62,6 +62,11 @@ def replay(
     saving: Annotated[
         str | None,
         Option(metavar="X,X,...", show_default=False, help="halving: full cost over its budget (16)."),
+    ] = None,
+    price: Annotated[
+        str | None,
+        Option(metavar="P,P,...", show_default=False,
+               help="value: accuracy that a pass must gain (0.0001)."),
     ] = None,
     stages: Annotated[
         str | None,
@@ -101,7 +106,7 @@ def replay(
         name: values
         for name, text, kind in (
             ("alpha", alpha, float), ("p_value", p_value, float), ("min_scores", min_scores, int),
-            ("saving", saving, float),
+            ("saving", saving, float), ("price", price, float),
         )
         if (values := numbers(f"--{name.replace('_', '-')}", text, kind))
     }  # fmt: skip
@@ -270,5 +275,5 @@ def _setting(run: CurveRun) -> str:
     knob, value = run.settings["knob"], run.settings["knob_value"]
     if knob == "k_max":
         return f"K {value:g}"
-    name = {"delta": "δ", "alpha": "α", "p_value": "p"}.get(knob, knob)
+    name = {"delta": "δ", "alpha": "α", "p_value": "p", "price": "λ"}.get(knob, knob)
     return f"{name} {run.settings[knob] if knob == 'stages' else format(value, '.3g')}"

@@ -198,3 +198,37 @@ def test_a_replay_needs_no_torch(full):
         "assert 'torch' not in sys.modules"
     )
     assert_runs(code)
+
+
+def test_calibrate_takes_prefixes_rungs_and_accuracy(tmp_path, capsys):
+    """Each is in the table and in the file; what the trace has not recorded is refused."""
+    scores = races(5, 600, n_classes=6, k_max=8, spread=3.0)
+    early = (0.3 * races(6, 600, n_classes=6, k_max=8, spread=0.0) + scores).astype("f4").astype(float)
+    label = scores.mean(axis=1).argmax(axis=1)
+    path = full_trace(tmp_path / "t.h5", scores, label, prefixes={1: early, 16: scores})
+    options = ("--prefix", "16", "--rungs", "1", "--accuracy-drop", "0.05", "--risk", "0.1")
+    cal = tmp_path / "cal.json"
+    code, table, _ = cli(capsys, "calibrate", path, *options, "--out", cal)
+    fitted = json.loads(cal.read_text())
+    assert code == 0 and [entry["loss"] for entry in fitted["calibrated"]] == ["disagreement", "accuracy"]
+    assert all(entry["prefix"] == 16 and entry["rungs"][0][0] == 1 for entry in fitted["calibrated"])
+    assert fitted["prices"][0]["risk"] == 0.05 and fitted["designs"][0]["prefix"] == 16
+    for said in ("risk 0.1", "drop 0.05", "rung at 1 tokens", "λ", "all 8 orders of 16 tokens: accuracy"):
+        assert said in table
+    assert "no prefix of 8 tokens (it has 1, 16)" in refused(capsys, "calibrate", path, "--prefix", "8")
+    said = refused(capsys, "calibrate", path, "--accuracy-drop", "0.001")
+    assert "accuracy drop 0.001 at confidence 0.95 needs" in said and "record about" in said
+
+
+def test_replay_takes_prices(full, capsys):
+    code, table, _ = cli(capsys, "replay", full, "--rule", "value", "--all")
+    assert code == 0 and table.count("λ ") >= 20
+    code, out, _ = cli(capsys, "replay", full, "--rule", "value", "--price", "0.00001,0.01", "--json")
+    cheap, dear = (json.loads(line) for line in out.splitlines())
+    assert (cheap["price"], dear["price"]) == (0.00001, 0.01) and cheap["passes"] > dear["passes"]
+    assert "price must lie between 0 and 1" in refused(
+        capsys, "replay", full, "--rule", "value", "--price", "2"
+    )
+    assert "price is a setting of value, not of fixed" in refused(
+        capsys, "replay", full, "--rule", "fixed", "--price", "0.1"
+    )

@@ -9,10 +9,14 @@ import pytest
 from scipy.stats import binom, binomtest
 
 from anytime_cls.risk import (
+    accuracy_lost,
     clopper_pearson,
     disagreement,
+    drop_p_value,
+    drop_upper,
     fixed_sequence,
     images_needed,
+    images_needed_for_drop,
     p_value,
     upper_bound,
 )
@@ -115,3 +119,47 @@ def test_the_risk_is_held_as_often_as_stated(monotone):
 def test_disagreement_ignores_labels():
     losses = disagreement(np.array([1, 2, 3]), np.array([1, 0, 3]), np.array([0, 2, -1]))
     assert losses.tolist() == [0, 1, 0] and not math.isnan(losses.mean())
+
+
+# accuracy
+
+
+@pytest.mark.parametrize(("changed", "drop", "n"), [(0.02, 0.02, 400), (0.05, 0.01, 400), (0.3, 0.05, 200)])
+def test_drop_p_values_are_super_uniform_at_the_boundary(changed, drop, n):
+    """Accuracy falls by exactly the drop, with other images helped and harmed alike: P(p ≤ u) ≤ u."""
+    rng = np.random.default_rng(n)
+    odds = [(changed + drop) / 2, (changed - drop) / 2, 1 - changed]
+    p = np.array([drop_p_value(rng.choice([1.0, -1.0, 0.0], n, p=odds), drop) for _ in range(400)])
+    for u in (0.05, 0.2):
+        assert (p <= u).sum() <= binom.isf(1e-4, 400, u)
+
+
+def test_drop_p_values_have_power_that_a_bound_for_any_loss_lacks():
+    """1,000 images of which few change: a drop of 0.01 is excluded, by Hoeffding–Bentkus not one of 0.04."""
+    losses = np.zeros(1000)
+    losses[:5], losses[5:9] = -1, 1
+    assert drop_p_value(losses, 0.01) < 0.05
+    assert p_value((losses + 1) / 2, (0.04 + 1) / 2) > 0.05
+    assert drop_p_value(-losses, 0.0005) > 0.5
+    assert drop_upper(losses) < drop_upper(np.abs(losses)) <= upper_bound(9, 1000, 0.99)
+    assert drop_p_value(losses, drop_upper(losses)) == pytest.approx(0.05, abs=1e-4)
+
+
+@pytest.mark.parametrize(("drop", "confidence"), [(0.02, 0.95), (0.05, 0.99)])
+def test_images_needed_for_a_drop_are_the_fewest(drop, confidence):
+    """Without any change; somewhat more than a risk of that size needs, for what else might have happened."""
+    need, slack = images_needed_for_drop(drop, confidence), (1 - confidence) / 20
+    assert drop_p_value(np.zeros(need), drop, slack) <= 1 - confidence
+    assert drop_p_value(np.zeros(need - 1), drop, slack) > 1 - confidence
+    assert images_needed(drop, confidence) <= need < 2 * images_needed(drop, confidence)
+
+
+@pytest.mark.parametrize("losses", [[], [0.5], [2.0], [np.nan]])
+def test_a_drops_losses_are_checked(losses):
+    with pytest.raises(ValueError, match="losses must be -1, 0 or 1"):
+        drop_p_value(np.array(losses), 0.1)
+
+
+def test_accuracy_lost_counts_what_is_harmed_and_helped():
+    lost = accuracy_lost(np.array([1, 2, 3, 4]), np.array([1, 0, 3, 0]), np.array([0, 2, 3, 0]))
+    assert lost.tolist() == [0, -1, 0, 1]

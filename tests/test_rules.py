@@ -25,6 +25,7 @@ from anytime_cls.rules import (
     MarginalRule,
     PairedRule,
     RaceShape,
+    design_fields,
     make_rule,
     model_rule,
     paired,
@@ -309,8 +310,10 @@ def test_settings_reach_their_rule_and_no_other():
 # calibrated
 
 
-def calibration(risk: float, alpha: float, k_max: int = 32, n_classes: int = 10, sampler: str = "uniform"):
-    return {
+def calibration(
+    risk: float, alpha: float, k_max: int = 32, n_classes: int = 10, sampler: str = "uniform", **more
+):
+    return more | {
         "risk": risk, "k_max": k_max, "n_classes": n_classes, "order_sampler": sampler,
         "prior": PRIORS["paired"].to_dict(), "thresholds": {"1": alpha, "4": alpha / 2, "16": alpha},
     }  # fmt: skip
@@ -367,3 +370,48 @@ def test_a_models_rule_has_its_priors_by_the_pull():
     assert rule.bound.prior.scale == 1.0 and rule.bound.prior.df == 40
     assert model_rule(fields, CALIBRATED, 0.1, 32, 10, "constant").delta == 0.01
     assert model_rule({}, "paired", 0.1, 32) == PairedRule(PlainT(), 0.1)
+
+
+def test_calibrated_is_for_one_prefix_and_one_loss():
+    """A whole order's threshold says nothing of a prefix's, nor one for accuracy of disagreement."""
+    entries = [
+        calibration(0.05, 0.3), calibration(0.05, 0.2, prefix=8), calibration(0.01, 0.4, loss="accuracy"),
+        calibration(0.05, 0.1, sampler="stratified", prefix=8, rungs=[[4, 2.5], [2, 3.5]]),
+    ]  # fmt: skip
+
+    def made(shape: RaceShape, delta: float = 0.05, **settings):
+        return make_rule(CALIBRATED, delta, calibrated=entries, shape=shape, **settings)
+
+    assert made(RaceShape(32, 10)).alpha(10, 32) == 0.3
+    assert made(RaceShape(32, 10, prefix=8)).alpha(10, 32) == 0.2
+    assert made(RaceShape(32, 10), loss="accuracy").alpha(10, 32) == 0.4
+    strata = made(RaceShape(32, 10, "stratified", 8))
+    assert strata.alpha(10, 32) == 0.1 and strata.rungs == ((2, 3.5), (4, 2.5))
+    assert made(RaceShape(32, 10)).rungs == ()
+    said = (
+        r"for risk 0\.05 or less at 32 stratified orders \(first 16 tokens\) of 10 classes: "
+        r"there is risk 0\.05 at 32 uniform orders of 10 classes; "
+        r"risk 0\.05 at 32 uniform orders \(first 8 tokens\) of 10 classes; "
+        r"accuracy drop 0\.01 at 32 uniform orders of 10 classes"
+    )
+    with pytest.raises(ValueError, match=said):
+        made(RaceShape(32, 10, "stratified", 16))
+    with pytest.raises(ValueError, match=r"for accuracy drop 0\.005 or less at 32 uniform orders of 10"):
+        made(RaceShape(32, 10), 0.005, loss="accuracy")
+    with pytest.raises(ValueError, match="loss must be disagreement or accuracy, got 'cost'"):
+        made(RaceShape(32, 10), loss="cost")
+
+
+def test_a_design_has_its_own_fields_or_none():
+    """A prefix never borrows the whole order's priors: `paired` then drops nothing before two orders."""
+    whole = {"paired": PRIORS["paired"].to_dict()}
+    part = {"paired": PRIORS["paired"].to_dict() | {"scale": 0.5}}
+    design = {"order_sampler": "stratified", "prefix": 8, "priors": part, "temperature": 0.7}
+    fields = {"priors": whole, "temperature": 2.0, "designs": [design]}
+    assert design_fields(fields, "stratified", 8) == design
+    assert design_fields(fields, "antithetic") == design_fields(fields) == fields
+    assert design_fields(fields, "uniform", 8) == design_fields(fields, "stratified", 16) == {}
+    assert model_rule(fields, "paired", 0.1, 32, 10, "stratified", 8).bound.prior.scale == 0.5
+    assert model_rule(fields, "paired", 0.1, 32, 10, "stratified", 16).bound == PlainT()
+    with pytest.raises(ValueError, match="needs a variance prior"):
+        model_rule(fields, "strict", 0.1, 32, 10, "uniform", 8)
