@@ -14,6 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anytime_cls.tokenizer import with_noise
+
 
 @dataclass(frozen=True)
 class FSQConfig:
@@ -100,9 +102,17 @@ class FSQTokenizer(nn.Module):
     def n_tokens(self) -> int:
         return self.config.grid**2
 
-    def bounded(self, pixels: Tensor) -> Tensor:
-        """Encoder output squashed to [0, level − 1] a channel, before rounding: [B, n_codes, g, g]."""
-        z = self.to_code(self.encoder(pixels)).float()
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[n_codes, g, g] of what is squashed and rounded."""
+        return len(self.config.levels), self.config.grid, self.config.grid
+
+    def bounded(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
+        """Encoder output squashed to [0, level − 1] a channel, before rounding: [B, n_codes, g, g].
+
+        noise, normal: latent noise (`tokenizer.with_noise`) on the encoder's output, before it is squashed.
+        """
+        z = with_noise(self.to_code(self.encoder(pixels)).float(), noise, normal)
         return (torch.tanh(z) + 1) / 2 * (self.levels - 1)
 
     def quantise(self, pixels: Tensor) -> Tensor:
@@ -111,7 +121,7 @@ class FSQTokenizer(nn.Module):
         rounded = z + (z.round() - z).detach()
         return rounded / (self.levels - 1) * 2 - 1
 
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Token ids in raster order: pixels [B, 3, S, S] → [B, g²] int64."""
-        digits = self.bounded(pixels).round().long()
+    def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
+        """Token ids in raster order: pixels [B, 3, S, S] → [B, g²] int64. noise, normal: as `bounded`."""
+        digits = self.bounded(pixels, noise, normal).round().long()
         return (digits * self.radix).sum(1).flatten(1)

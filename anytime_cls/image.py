@@ -1,4 +1,4 @@
-"""Image files to pixels: decode into upright RGB, centre-crop as the models were trained, name by content.
+"""Image files to pixels: decode into upright RGB, crop as the models were trained, name by content.
 
 Token ids are argmins over a codebook: one grey level changes them, so the crop must equal the reference's.
 """
@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import hashlib
 import io
+import math
 import os
 import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import IO, Any, BinaryIO
 
@@ -21,7 +22,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 178_956_970  # the largest picture decoded; above it Pillow, too, sees a decompression bomb
 # The formats read. The rest stay shut: EPS would start Ghostscript on a stranger's file, TGA takes noise.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000")
-PANORAMA = 100  # long side / short side above which `center_crop` first cuts the ends off
+PANORAMA = 100  # long side / short side above which the crops first cut the ends off
+CROP_SHARES = (0.8, 1.0)  # a random crop's side, as a share of the picture's short side: from, to
 
 Floats = NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
@@ -85,20 +87,45 @@ def center_crop(image: Image.Image, size: int) -> Image.Image:
     A picture longer than PANORAMA times its short side, as no photograph is, would be stretched into a vast
     strip only to be cut. Its ends are cut off first: the same content, shifted by less than one output pixel.
     """
-    if size < 1:
-        raise ValueError(f"size must be at least 1, not {size}")
-    if image.mode != "RGB":
-        raise ValueError(f"the image's mode is {image.mode}, not RGB: decode() it first")
-    left, top = (max(side - PANORAMA * min(image.size), 0) // 2 for side in image.size)
-    if left or top:
-        image = image.crop((left, top, image.width - left, image.height - top))
-    while min(image.size) >= 2 * size:
-        image = _resize(image, image.width // 2, image.height // 2, Image.Resampling.BOX)
-    scale = size / min(image.size)
-    width, height = round(image.width * scale), round(image.height * scale)
-    left, top = (width - size) // 2, (height - size) // 2
-    image = _resize(image, width, height, Image.Resampling.BICUBIC)
+    image = _resized(_halved(image, size), size)
+    left, top = (image.width - size) // 2, (image.height - size) // 2
     return image.crop((left, top, left + size, top + size))
+
+
+def random_crop(image: Image.Image, size: int, words: Sequence[int]) -> Image.Image:
+    """A random square of an RGB image, scaled to [size, size], as RandAR and the paper's classifier take it.
+
+    The short side is scaled to s, uniform among the whole numbers from size / 1.0 to size / 0.8 (256 to 320
+    for 256 pixels), halving with BOX while it is >= 2 * s, then BICUBIC; then any window of size × size is
+    equally likely: `random_crop_arr` of ziqipang/RandAR (MIT). So a crop shows 0.8 to 1.0 of the short side.
+
+    words: three integers from 0 that decide s, the top and the left, each modulo its number of choices; for a
+    random crop, random ones of 64 bits. Pictures longer than PANORAMA: as in :func:`center_crop`.
+    """
+    if len(words) != 3 or min(words) < 0:
+        raise ValueError(f"a random crop takes three integers from 0, not {list(words)}")
+    first, last = crop_sides(size)
+    side = first + words[0] % (last - first + 1)
+    image = _resized(_halved(image, side), side)
+    top, left = words[1] % (image.height - size + 1), words[2] % (image.width - size + 1)
+    return image.crop((left, top, left + size, top + size))
+
+
+def crop_sides(size: int) -> tuple[int, int]:
+    """The least and the greatest short side that a picture is scaled to before a random crop of `size`."""
+    low, high = CROP_SHARES
+    return math.ceil(size / high), math.ceil(size / low)
+
+
+def reduced(image: Image.Image, size: int) -> Image.Image:
+    """An RGB image made as small as it can be with all its crops at `size` keeping every byte.
+
+    The halvings that all crops begin with, done once: a caller that crops an image often need not keep a
+    whole photograph. (A strip whose ends a crop may cut off comes back as it is: cutting comes first.)
+    """
+    if 2 * max(image.size) > PANORAMA * min(image.size):
+        return image
+    return _halved(image, crop_sides(size)[1])
 
 
 def to_pixels(image: Image.Image, size: int, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> Floats:
@@ -125,6 +152,26 @@ def content_key(image: Image.Image | NDArray[np.uint8]) -> bytes:
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] != 3:
         raise ValueError(f"not uint8 [H, W, 3] but {pixels.dtype} {list(pixels.shape)}")
     return hashlib.sha256(f"{pixels.shape}:".encode() + pixels.tobytes()).digest()
+
+
+def _halved(image: Image.Image, side: int) -> Image.Image:
+    """The ends of a strip cut off, and halved with BOX while the short side is >= 2 * side."""
+    if side < 1:
+        raise ValueError(f"size must be at least 1, not {side}")
+    if image.mode != "RGB":
+        raise ValueError(f"the image's mode is {image.mode}, not RGB: decode() it first")
+    left, top = (max(extent - PANORAMA * min(image.size), 0) // 2 for extent in image.size)
+    if left or top:
+        image = image.crop((left, top, image.width - left, image.height - top))
+    while min(image.size) >= 2 * side:
+        image = _resize(image, image.width // 2, image.height // 2, Image.Resampling.BOX)
+    return image
+
+
+def _resized(image: Image.Image, side: int) -> Image.Image:
+    """BICUBIC to short side = side."""
+    scale = side / min(image.size)
+    return _resize(image, round(image.width * scale), round(image.height * scale), Image.Resampling.BICUBIC)
 
 
 def _resize(image: Image.Image, width: int, height: int, how: Image.Resampling) -> Image.Image:

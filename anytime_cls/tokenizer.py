@@ -30,7 +30,7 @@ class Tokenizer(Protocol):
     """What the engine asks of a tokenizer: FSQTokenizer, LlamaGenTokenizer or MaskGITTokenizer.
 
     pixel_range: black and white as `encode` expects them; image_size: pixels a side; token ids are
-    0 … vocab_size − 1, n_tokens of them an image.
+    0 … vocab_size − 1, n_tokens of them an image. latent_shape: [D, h, w] of what is quantised.
     """
 
     @property
@@ -41,8 +41,32 @@ class Tokenizer(Protocol):
     def vocab_size(self) -> int: ...
     @property
     def n_tokens(self) -> int: ...
-    def encode(self, pixels: Tensor) -> Tensor:
-        """Pixels [B, 3, S, S] in `pixel_range` → token ids [B, n_tokens] int64 in raster order."""
+    @property
+    def latent_shape(self) -> tuple[int, int, int]: ...
+    def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
+        """Pixels [B, 3, S, S] in `pixel_range` → token ids [B, n_tokens] int64 in raster order.
+
+        noise, normal: latent noise, as `with_noise` takes them.
+        """
+
+
+def with_noise(latents: Tensor, noise: float, normal: Tensor | None) -> Tensor:
+    """Latent noise: (1 − noise) · latents + noise · normal, before anything is quantised; same shape.
+
+    The option `t` of the paper's classifier, which draws `normal` anew for every order (and only for
+    LlamaGen's tokenizer: there the latents are the output of `quant_conv`, not yet scaled to unit length).
+
+    noise: t in [0, 1]; 0 returns the latents themselves. normal: standard normals of the latents' shape; the
+    caller draws them, so that they are the same on every device. Raises ValueError for anything else.
+    """
+    if not 0 <= noise <= 1:
+        raise ValueError(f"latent noise must lie between 0 and 1, not {noise:g}")
+    if noise == 0:
+        return latents
+    if normal is None or normal.shape != latents.shape:
+        found = "none" if normal is None else f"of shape {list(normal.shape)}"
+        raise ValueError(f"latent noise needs normals of shape {list(latents.shape)}, not {found}")
+    return (1 - noise) * latents + normal.to(latents) * noise
 
 
 @dataclass(frozen=True)
@@ -213,18 +237,25 @@ class _VQTokenizer(nn.Module):
         """What is quantised, before any scaling: pixels [B, 3, H, W] → [B, code_dim, H/16, W/16]."""
         return self.encoder(pixels)
 
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        """[code_dim, h, w] of :meth:`features` for a picture of `image_size`."""
+        side = self.config.image_size // self.config.stride
+        return self.config.code_dim, side, side
+
     @torch.no_grad()
-    def encode(self, pixels: Tensor) -> Tensor:
+    def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Token ids in raster order: pixels [B, 3, H, W] in `pixel_range` → int64 [B, (H/16)·(W/16)].
 
-        Sides are multiples of 16, whatever `image_size` is. Raises ValueError for another shape or integers.
+        Sides are multiples of 16, whatever `image_size` is. noise, normal [B, code_dim, H/16, W/16]: latent
+        noise (`with_noise`) on :meth:`features`. Raises ValueError for another shape or integers.
         """
         stride = self.config.stride
         sides_fit = pixels.ndim == 4 and all(n > 0 and n % stride == 0 for n in pixels.shape[2:])
         if not (sides_fit and pixels.shape[1] == 3 and pixels.is_floating_point()):
             wanted = f"[B, 3, H, W] floating point in {self.pixel_range}, H and W multiples of {stride}"
             raise ValueError(f"pixels are {tuple(pixels.shape)} {pixels.dtype}, not {wanted}")
-        z = self.features(pixels.float()).permute(0, 2, 3, 1)  # [B, h, w, D]
+        z = with_noise(self.features(pixels.float()), noise, normal).permute(0, 2, 3, 1)  # [B, h, w, D]
         rows, codes = z.flatten(0, 2), self.get_parameter("quantize.embedding.weight").detach()
         if self.config.l2_norm:
             rows, codes = F.normalize(rows, dim=1), F.normalize(codes, dim=1)
