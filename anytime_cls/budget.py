@@ -105,9 +105,12 @@ class Spending:
         spent = {"seconds": self.seconds, "passes": self.passes, "flops": self.flops, "orders": self.orders}
         return self.budget.amount - spent[self.budget.unit]
 
-    def fits(self, rows: int, prefix: int, orders: float = 1.0) -> bool:
-        """Whether this much more is expected to stay within the budget."""
-        return self.budget is None or self.price(rows, prefix, orders) <= self.left * (1 + 1e-9)
+    def fits(self, rows: int, prefix: int, orders: float = 1.0, seconds: float = 0.0) -> bool:
+        """Whether this much more is expected to stay within the budget; `seconds` come before the passes."""
+        if self.budget is None:
+            return True
+        before = seconds if self.budget.unit == "seconds" else 0.0
+        return self.price(rows, prefix, orders) + before <= self.left * (1 + 1e-9)
 
     def charge(self, rows: int, prefix: int, orders: float) -> None:
         """Count what was spent."""

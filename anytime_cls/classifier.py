@@ -9,21 +9,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
 import torch
 
-from anytime_cls.bounds import Bound, ModeratedT, PlainT
+from anytime_cls.bounds import Bound
 from anytime_cls.budget import Budget, parse_budget
 from anytime_cls.engine import Engine, Job, Record
-from anytime_cls.image import ImageError, Source, center_crop, content_key, decode, to_pixels
-from anytime_cls.orders import OrderSampler
+from anytime_cls.image import ImageError, Source, decode
+from anytime_cls.orders import OrderSampler, block_of, check_sampler, distinct_orders
 from anytime_cls.race import AGGREGATORS, Race
-from anytime_cls.rules import PairedRule, Rule, model_rule
+from anytime_cls.rules import CALIBRATED, PairedRule, Rule, design_fields, model_rule
 from anytime_cls.sigma import Transformer
 from anytime_cls.tokenizer import Tokenizer
+from anytime_cls.views import Views, ViewSampler
 from anytime_cls.zoo import DEFAULT_MODEL, ModelCard, load_model, read_card
 
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -32,22 +34,29 @@ DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"} | {name
 
 @dataclass(frozen=True)
 class RaceOptions:
-    """How images are raced. Raises ValueError, naming the option, when one makes no sense."""
+    """How images are raced. Raises ValueError, naming the option, when one makes no sense.
 
-    rule: str = "paired"  # one of rules.RULES
-    delta: float = 0.05  # probability of another answer than all max_orders orders would give
-    max_orders: int = 32  # K_max
+    Where none of rule, orders and prefix is given, races are run as the model recommends (`race` in its
+    model.json); where one is, the others are "paired", "uniform" and whole orders (:meth:`resolve`).
+    """
+
+    rule: str | None = None  # one of rules.RULES, or "calibrated"
+    delta: float | None = None  # probability of another answer than all max_orders orders would give
+    max_orders: int | None = None  # K_max
     budget: Budget | str | None = None  # an image; text such as "0.5s" is parsed
     classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
     seed: int = 0
-    orders: str = "uniform"  # one of orders.SAMPLERS
+    orders: str | None = None  # one of orders.SAMPLERS
+    prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
     aggregate: str = "mean"  # one of race.AGGREGATORS; others than mean need rule "fixed"
     prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
+    crops: str = "center"  # one of views.CROPS: "random" takes a new crop every order
+    latent_noise: float = 0.0  # t in [0, 1] of the noise in the tokenizer's latents, drawn every order
 
     def __post_init__(self) -> None:
         if isinstance(self.budget, str):
             object.__setattr__(self, "budget", parse_budget(self.budget))
-        if not 1 <= self.max_orders < 1 << 16:  # a trace counts orders in 16 bits
+        if self.max_orders is not None and not 1 <= self.max_orders < 1 << 16:  # a trace counts in 16 bits
             raise ValueError(f"max_orders must be 1 to 65535, got {self.max_orders}")
         if self.aggregate not in AGGREGATORS:
             raise ValueError(f"unknown aggregation {self.aggregate!r}: choose from {', '.join(AGGREGATORS)}")
@@ -55,24 +64,96 @@ class RaceOptions:
             raise ValueError(
                 f"aggregation {self.aggregate!r} needs rule 'fixed': bounds are on the mean of log p"
             )
+        if self.prefix is not None and self.prefix < 1:
+            raise ValueError(f"prefix must be a number of tokens from 1, got {self.prefix}")
         prefixes = tuple(self.prefixes)
         if any(not isinstance(p, int) or p < 1 for p in prefixes) or sorted(set(prefixes)) != list(prefixes):
             raise ValueError(f"prefixes must be whole numbers from 1 that rise, got {list(prefixes)}")
         object.__setattr__(self, "prefixes", prefixes)
-        sampler = OrderSampler(self.orders, 1)
-        if self.max_orders % sampler.block:
+        varies = self.views.varies  # raises for crops or noise that make no sense
+        if self.orders is None:
+            return
+        check_sampler(self.orders)
+        max_orders = self.max_orders or 32
+        if max_orders % block_of(self.orders):
             raise ValueError(
-                f"{self.orders} orders come in blocks of {sampler.block}: max_orders must divide"
+                f"{self.orders} orders come in blocks of {block_of(self.orders)}: max_orders must divide"
             )
-        if sampler.distinct and self.rule != "fixed" and self.max_orders > sampler.distinct:
+        if distinct_orders(self.orders) and not varies and self.rule != "fixed" and max_orders > 1:
             raise ValueError(
                 f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')"
             )
 
     @property
+    def views(self) -> ViewSampler:
+        """What the model sees of an image on each order."""
+        return ViewSampler(self.crops, self.latent_noise, self.seed)
+
+    def resolve(self, card: ModelCard) -> ResolvedOptions:
+        """The options with nothing left open, for one model.
+
+        What the model recommends is its rule `calibrated` where the race is the one that was calibrated, else
+        `paired` on the same orders. Raises ValueError for an option that makes no sense for this model.
+        """
+        if isinstance(self, ResolvedOptions):
+            return self
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
+        named = self.rule or self.orders or self.prefix
+        race = {} if named else dict(card.fields.get("race") or {})
+        options = ResolvedOptions(**(race | given))
+        if race and options.rule == CALIBRATED:
+            with suppress(ValueError):
+                race_rule(card, options)
+                race = {}
+            if race:  # the calibration is for another δ, K_max or number of classes
+                options = replace(options, rule="paired")
+        card.class_ids(options.classes)
+        tokens = int(card.fields["model"]["n_tokens"])
+        m = options.prefix
+        if m is not None and m > tokens:
+            raise ValueError(f"a prefix of {m} tokens is longer than an image's {tokens}")
+        options = replace(options, prefix=None if m == tokens else m)
+        OrderSampler(options.orders, tokens, prefix=options.prefix)
+        if options.prefixes and options.prefixes[-1] >= (options.prefix or tokens):
+            raise ValueError(
+                f"prefixes must be shorter than the {options.prefix or tokens} tokens of a pass, "
+                f"got {options.prefixes[-1]}"
+            )
+        return options
+
+
+@dataclass(frozen=True)
+class ResolvedOptions(RaceOptions):
+    """Options with nothing left open (:meth:`RaceOptions.resolve`); `prefix` is None for whole orders."""
+
+    rule: str = "paired"
+    delta: float = 0.05
+    max_orders: int = 32
+    orders: str = "uniform"
+
+    @property
     def k_max(self) -> int:
-        """Most orders an image is scored on: max_orders, or as many different ones as there are."""
-        return min(self.max_orders, OrderSampler(self.orders, 1).distinct or self.max_orders)
+        """Most orders an image is scored on: max_orders, or as many different ones as there are.
+
+        One order seen in many views is many.
+        """
+        distinct = None if self.views.varies else distinct_orders(self.orders)
+        return min(self.max_orders, distinct or self.max_orders)
+
+
+def race_rule(card: ModelCard, options: ResolvedOptions, name: str | None = None) -> Rule:
+    """The rule of options, with the model's priors and calibrations. Raises as `model_rule`.
+
+    Those were fitted to one view of every image. Where views vary the scores do, and more: none of them hold.
+    """
+    if options.views.varies and (name or options.rule) == CALIBRATED:
+        raise ValueError(
+            "rule 'calibrated' was fitted to one view of an image: name another with random crops or noise"
+        )
+    return model_rule(
+        {} if options.views.varies else card.fields, name or options.rule, options.delta, options.max_orders,
+        len(card.class_ids(options.classes)), options.orders, options.prefix,
+    )  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -85,7 +166,7 @@ class Standing:
     mean: float  # order-averaged log-likelihood, nats (Race.means)
     lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
     upper: float | None
-    orders: int  # whole orders it was scored on
+    orders: int  # orders it was scored on
     alive: bool  # still in the race at the end
 
     def to_dict(self) -> dict[str, Any]:
@@ -101,10 +182,11 @@ class Decision:
     probability: float  # soft-max of mean log-likelihoods at the model's temperature
     separation: float  # the smallest δ at which the leader is separated from every rival
     stop: str  # "decided", "max-orders" or "budget"
-    orders: int  # whole orders used (K)
-    passes: float  # forward passes run; a prefix counts its share
-    full_passes: int  # what fixed K_max costs: classes × K_max
-    prefix: int | None  # tokens scored, when the budget did not allow one whole order
+    orders: int  # orders used (K)
+    passes: float  # forward passes run, in whole passes: one over a prefix counts its share of FLOPs
+    full_passes: float  # what all K_max orders of all classes cost, in whole passes
+    prefix: int | None  # tokens scored, when there was no pull: decided at a rung, or the budget spent
+    pass_tokens: int  # tokens of an order that a pass scores: an image's, or a prefix
     seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
     records: tuple[Record, ...] = field(repr=False, default=())
@@ -155,6 +237,7 @@ class AnytimeClassifier:
         self.card, self.model, self.tokenizer = card, model, tokenizer
         self.engine = Engine(model, batch_size, identity=card.identity)
         self.load_seconds = 0.0
+        self.tokenize_seconds = 0.0  # what the slowest image since the first took to tokenise
         self._warm = False
 
     @classmethod
@@ -187,29 +270,28 @@ class AnytimeClassifier:
         first image under a budget in seconds should not pay for it. Does its work once."""
         began = time.perf_counter()
         if not self._warm:
-            self.tokens(np.zeros((8, 8, 3), np.uint8))
+            for _ in range(2):  # the first pays for allocation
+                self.tokenize_seconds = 0.0
+                self.tokens(np.zeros((8, 8, 3), np.uint8))
             self.engine.calibrate()
             self._warm = True
         return time.perf_counter() - began
 
     def rule(self, options: RaceOptions) -> Rule:
         """The options' rule, with this model's priors and calibrations."""
-        n_classes = len(self.card.class_ids(options.classes))
-        return model_rule(
-            self.card.fields, options.rule, options.delta, options.max_orders, n_classes, options.orders
-        )
+        return race_rule(self.card, options.resolve(self.card))
 
     def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
         """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""
-        return self._tokenise(decode(source))
+        views = self._views(decode(source), ViewSampler())
+        return views.tokens(0), views.content
 
-    def _tokenise(self, image: Any) -> tuple[np.ndarray, bytes]:
-        size = self.card.image_size
-        crop = center_crop(image, size)
-        pixels = torch.from_numpy(to_pixels(crop, size, self.tokenizer.pixel_range))
-        with torch.inference_mode():  # one image at a time: rounding cannot depend on the batch
-            ids = self.tokenizer.encode(pixels[None].to(self.engine.device))
-        return ids[0].cpu().numpy(), content_key(crop)
+    def _views(self, image: Any, sampler: ViewSampler) -> Views:
+        """An image as the orders see it, its first view made."""
+        views = Views(image, self.card.image_size, self.tokenizer, sampler, self.engine.device)
+        views.tokens(0)
+        self.tokenize_seconds = max(self.tokenize_seconds, views.slowest)
+        return views
 
     def classify(
         self,
@@ -248,49 +330,50 @@ class AnytimeClassifier:
         on_update: Callable[[Job], None] | None,
         pad: bool,
     ) -> Iterator[Decision | Failure]:
-        ids, rule = self.card.class_ids(options.classes), self.rule(options)
-        if options.prefixes and options.prefixes[-1] >= self.tokenizer.n_tokens:
-            raise ValueError(
-                f"prefixes must be shorter than an image's {self.tokenizer.n_tokens} tokens, "
-                f"got {options.prefixes[-1]}"
-            )
+        settled = options.resolve(self.card)
+        ids, rule = self.card.class_ids(settled.classes), race_rule(self.card, settled)
         if isinstance(options.budget, Budget) and options.budget.unit == "seconds":
             self.warm_up()
         finished: dict[int, Decision | Failure] = {}
 
         def jobs() -> Iterator[Job]:
             for index, source in enumerate(sources):
-                yield self._job(index, source, options, ids, rule)
+                yield self._job(index, source, settled, ids, rule)
 
         turn = 0
         for job in self.engine.race(jobs(), on_update, pad):
-            finished[job.index] = Failure(job.error) if job.error else self._decision(job, options)
+            finished[job.index] = Failure(job.error) if job.error else self._decision(job, settled)
             while turn in finished:
                 yield finished.pop(turn)
                 turn += 1
 
-    def _job(self, index: int, source: Source, options: RaceOptions, ids: np.ndarray, rule: Rule) -> Job:
+    def _job(
+        self, index: int, source: Source, options: ResolvedOptions, ids: np.ndarray, rule: Rule
+    ) -> Job:
         began, error = time.perf_counter(), ""
-        tokens, content = np.empty(0, int), b""
+        tokens, content, views = np.empty(0, int), b"", None
         try:
             image = decode(source)
             began = time.perf_counter()  # the budget runs from the decoded image
-            tokens, content = self._tokenise(image)
+            seen = self._views(image, options.views)
+            tokens, content, views = seen.tokens(0), seen.content, seen if options.views.varies else None
         except ImageError as reason:
             error = str(reason)
-        sampler = OrderSampler(options.orders, self.tokenizer.n_tokens, options.seed)
+        n_tokens = self.tokenizer.n_tokens
+        sampler = OrderSampler(options.orders, n_tokens, options.seed, options.prefix)
         race = Race(len(ids), options.k_max // sampler.block, rule, sampler.block)
         assert not isinstance(options.budget, str)
-        prefixes = tuple(options.prefixes)
-        job = Job(index, tokens, content, race, ids, sampler, options.budget, began, prefixes)
+        prefixes, length = tuple(options.prefixes), options.prefix or n_tokens
+        job = Job(index, tokens, content, race, ids, sampler, options.budget, began, prefixes, length, views)
         job.error, job.stop = error, "failed" if error else ""
         job.seconds = time.perf_counter() - began
         return job
 
-    def _decision(self, job: Job, options: RaceOptions) -> Decision:
+    def _decision(self, job: Job, options: ResolvedOptions) -> Decision:
         race, labels = job.race, self.labels
         means, how = race.means(), options.aggregate if race.n else "mean"
-        probability = race.aggregate(how, self.card.temperature)
+        design = design_fields(self.card.fields, options.orders, options.prefix)
+        probability = race.aggregate(how, float(design.get("temperature", self.card.temperature)))
         leader = race.leader if how == "mean" else int(probability.argmax())
         lower, upper = race.intervals()
         orders_of = np.where(race.alive, race.n, race.left_at) * race.block
@@ -315,23 +398,25 @@ class AnytimeClassifier:
             label=labels[job.classes[leader]],
             index=int(job.classes[leader]),
             probability=float(probability[leader]),
-            separation=race.separation(self.bound(race.rule)),
+            separation=race.separation(self.bound(race.rule, options)),
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
-            full_passes=race.n_classes * race.k_max * race.block,
+            full_passes=_tidy(race.n_classes * race.k_max * race.block * self.engine.cost.share(job.length)),
             prefix=prefix,
+            pass_tokens=job.length,
             seconds=job.seconds,
             ranking=ranking,
             records=tuple(job.records),
         )
 
-    def bound(self, rule: Rule) -> Bound:
-        """The bound that separations are reported with: the rule's own, else the moderated t."""
+    def bound(self, rule: Rule, options: ResolvedOptions) -> Bound:
+        """The bound that separations are reported with: the rule's own, else that of `paired`."""
         if isinstance(rule, PairedRule):
             return rule.bound
-        prior = self.card.priors.get("paired")
-        return PlainT() if prior is None else ModeratedT(prior)
+        paired = race_rule(self.card, options, "paired")
+        assert isinstance(paired, PairedRule)
+        return paired.bound
 
 
 def _finite(x: float) -> float | None:

@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+SLOW = 0.5  # seconds of a single pass from which dozens of them are too many to learn from
+
 
 def cache_file() -> Path:
     """Where calibrations are kept: $XDG_CACHE_HOME/anytime-cls/cost.json."""
@@ -67,10 +69,17 @@ class CostModel:
         per_row = self.seconds(1, prefix) - self.seconds(0, prefix)
         return max(1, int((seconds - self.seconds(0, prefix)) / per_row)) if per_row > 0 else 1 << 20
 
+    def balanced_rows(self, prefix: int) -> int:
+        """How many rows cost as much as the batch itself does: fewer leave the device idle."""
+        return int(self.overhead / (self.slope * self.share(prefix))) if self.slope > 0 else 0
+
     def calibrate(self, run: Callable[[int], float], rows: int) -> None:
         """Fit overhead and slope: `run(b)` runs a batch of b whole passes and returns its seconds."""
         run(1)  # the first batch pays for allocation and kernel selection
-        small = float(np.median([run(1) for _ in range(3)]))
+        if (second := run(1)) > SLOW:  # beside such a pass a batch's overhead is nothing
+            self.overhead, self.slope = 0.0, (second + run(1)) / 2
+            return
+        small = float(np.median([second, run(1), run(1)]))
         large = float(np.median([run(rows) for _ in range(3)]))
         self.slope = max((large - small) / max(1, rows - 1), 1e-9)
         self.overhead = max(small - self.slope, 0.0)

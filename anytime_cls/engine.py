@@ -1,8 +1,9 @@
 """The engine: what many races ask for becomes full batches on one device.
 
 One image: its rows (class, order) fill batches that shrink as classes leave; orders up to the rule's
-next look go together. Many images: rows of different races share a batch, so the device stays full.
-A budget in seconds is kept image by image; anything else is packed.
+next look go together, and further ones while the batch itself costs more than its rows. Many images: rows
+of different races share a batch, so the device stays full. A budget in seconds is kept image by image;
+anything else is packed.
 
 Nothing depends on the packing, to the last bit: a batch reaches the model in tiles of a fixed number of
 rows, the last one padded, because kernels may round differently for another number of rows. (One image alone
@@ -24,6 +25,7 @@ from anytime_cls.budget import Budget, Spending
 from anytime_cls.orders import OrderSampler
 from anytime_cls.race import Race
 from anytime_cls.sigma import Transformer
+from anytime_cls.views import Views
 
 ACTIVE_RACES = 64  # races whose rows may share a batch, or more where batches are large
 WINDOW = 4  # how many times as many may have begun since the oldest did: results wait for it, in order
@@ -49,9 +51,10 @@ class Record:
 class Job:
     """One image in the engine's hands.
 
-    `prefixes` (ascending, each shorter than the order): a pass over a whole order also gives the running
-    log-likelihood there, recorded before the whole order's. `seconds` starts as what the image has cost
-    before the engine had it.
+    `length`: tokens of every order that a pass scores; 0 for all of them. `prefixes` (ascending, each
+    shorter than a pass): a pass also gives the running log-likelihood there, recorded before its own.
+    `seconds` starts as what the image has cost before the engine had it. `views`: where every order has
+    tokens of its own; `tokens` are the first's.
     """
 
     index: int  # position in the caller's sequence
@@ -63,16 +66,27 @@ class Job:
     budget: Budget | None = None
     started: float = field(default_factory=time.perf_counter)
     prefixes: tuple[int, ...] = ()
+    length: int = 0
+    views: Views | None = None
     stop: str = ""
     error: str = ""  # why there is no answer
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
     spending: Spending | None = None
     _pending: deque = field(default_factory=deque)  # (order, classes) not scored yet
+    _rung: int | None = None  # tokens, while the race is at a rung
     _round: int = -1
     _asked: int = 0  # classes of the current request
     _partial: list = field(default_factory=list)  # (classes, values [n, prefixes + 1]) of a begun order
-    _bought: int = -1  # the order already charged to the budget
+    _bought: tuple[int, int] = (-1, -1)  # (round, order) already charged to the budget
+
+    def __post_init__(self) -> None:
+        self.length = self.length or len(self.tokens)
+
+    @property
+    def next_length(self) -> int:
+        """Tokens that the next pass scores."""
+        return self._rung or self.length
 
     def refill(self) -> None:
         """Queue what the race asks for next."""
@@ -80,8 +94,16 @@ class Job:
             request = self.race.request()
             if request.orders:
                 self._round += 1
-                self._asked = len(request.classes)
+                self._asked, self._rung = len(request.classes), request.prefix
                 self._pending.extend((order, request.classes) for order in request.orders)
+
+    def look_ahead(self, rows: int) -> None:
+        """Queue orders past the next look too, up to this many rows: the race is alone on the device."""
+        while self._pending and not self._rung:
+            queued = sum(len(classes) for _, classes in self._pending)
+            if queued + self._asked > rows or not (request := self.race.request_ahead()).orders:
+                return
+            self._pending.append((request.orders[0], request.classes))
 
     def take(self, rows: int) -> tuple[int, np.ndarray] | None:
         """Up to `rows` rows of one order, off the queue."""
@@ -93,12 +115,20 @@ class Job:
         return order, classes[:rows]
 
     def receive(self, order: int, classes: np.ndarray, values: np.ndarray) -> None:
-        """Take scores [n, prefixes + 1]; they are written down when their order has all its classes, so
-        that records do not show how rows were packed."""
+        """Take scores [n, prefixes + 1] ([n, 1] at a rung); they are written down when their order has all
+        its classes, so that records do not show how rows were packed."""
         self._partial.append((classes, values))
         if sum(len(some) for some, _ in self._partial) == self._asked:
             self.write_down(order)
-        self.race.record(order, classes, values[:, -1])
+        self.race.record(order, classes, values[:, -1], self._rung)
+
+    def tokens_of(self, order: int) -> np.ndarray:
+        """Token ids that an order is scored on: int64 [N], raster order."""
+        return self.tokens if self.views is None else self.views.tokens(order)
+
+    def columns(self) -> tuple[int, ...]:
+        """Tokens after which the next pass's log-likelihoods are wanted."""
+        return (self._rung,) if self._rung else (*self.prefixes, self.length)
 
     def write_down(self, order: int) -> None:
         """Record what came of an order, all of it or (cut short by the clock) some classes."""
@@ -107,7 +137,7 @@ class Job:
         classes = np.concatenate([some for some, _ in self._partial])
         values = np.concatenate([some for _, some in self._partial])
         self._partial.clear()
-        for column, prefix in enumerate((*self.prefixes, len(self.tokens))):
+        for column, prefix in enumerate(self.columns()):
             self.records.append(Record(order, classes, prefix, self._round, values[:, column]))
 
 
@@ -120,8 +150,9 @@ class Engine:
     Parameters
     ----------
     model : in eval mode, on its device and dtype
-    batch_size : most rows in a batch; None chooses for the device. Any size of at least `tile`, the rows
-        that go through the model at a time, gives the same bits. Out of memory halves the tile.
+    batch_size : most whole passes in a batch (of shorter ones proportionally more); None chooses for the
+        device. Any size of at least `tile`, the rows that go through the model at a time, gives the same
+        bits. Out of memory halves the tile.
     identity : what a cached calibration belongs to (weights' hash); None: measure every time
     """
 
@@ -129,8 +160,7 @@ class Engine:
         self.model = model
         self.device = model.output.weight.device
         self.batch_size = batch_size or AUTO_ROWS.get(self.device.type, 32)
-        positions = TILE_POSITIONS.get(self.device.type, 1 << 10)
-        self.tile = min(self.batch_size, max(1, positions // (2 * model.config.n_tokens)))
+        self._positions = TILE_POSITIONS.get(self.device.type, 1 << 10)
         self.cost = costs.CostModel(model.config.flops, model.config.n_tokens)
         self.identity = identity
         self.passes = 0.0  # whole passes run so far
@@ -138,6 +168,16 @@ class Engine:
     @property
     def n_tokens(self) -> int:
         return self.model.config.n_tokens
+
+    def rows(self, length: int) -> int:
+        """Most passes of `length` tokens in a batch: a whole number of tiles."""
+        most = self.batch_size * self.n_tokens // length
+        return most - most % self.tile(length)
+
+    def tile(self, length: int) -> int:
+        """Passes of `length` tokens that go through the model at a time."""
+        most = self.batch_size * self.n_tokens // length
+        return min(most, max(1, self._positions // (2 * length)))
 
     def calibrate(self, fresh: bool = False) -> float:
         """Learn what a batch costs here; returns the seconds it took (0 from the cache)."""
@@ -161,7 +201,8 @@ class Engine:
 
         def run(b: int) -> float:
             t = time.perf_counter()
-            self._forward([np.zeros(self.n_tokens, int)], [order], np.zeros(b, int), np.zeros(b, int))
+            one = np.zeros(b, int)
+            self._forward([np.zeros(self.n_tokens, int)], [order], one, one, self.n_tokens)
             return time.perf_counter() - t
 
         self.cost.calibrate(run, rows)
@@ -180,10 +221,7 @@ class Engine:
         """
         queue, active = iter(jobs), []  # type: ignore[var-annotated]
         begun, exhausted = 0, False
-        # a race has two rows or more to offer, so half a batch of races always fills it
-        most = max(ACTIVE_RACES, self.batch_size // 2)
-        if on_update is not None:
-            most = 1  # a watched race is not held up by others
+        most = ACTIVE_RACES if on_update is None else 1  # a watched race is not held up by others
         while active or not exhausted:
             while not exhausted and len(active) < most:
                 if active and begun - active[0][0] >= WINDOW * most:
@@ -193,6 +231,8 @@ class Engine:
                     exhausted = True
                     break
                 begun += 1
+                if on_update is None:  # a race has two rows or more to offer: half a batch of races fills it
+                    most = max(most, self.rows(job.length or self.n_tokens) // 2)
                 if job.budget is not None and job.budget.unit == "seconds" and not job.stop:
                     self._race_timed(job, on_update)
                 if job.stop:
@@ -201,6 +241,11 @@ class Engine:
                 job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
                 active.append((begun, job))
             began = time.perf_counter()
+            if not pad and len(active) == 1 and active[0][1].budget is None:
+                alone = active[0][1]
+                alone.refill()
+                length = alone.next_length
+                alone.look_ahead(min(self.rows(length), self.cost.balanced_rows(length)))
             pieces = self._fill([job for _, job in active])
             if pieces:
                 self._score(pieces, pad)
@@ -212,7 +257,7 @@ class Engine:
                 if not self._finished(job):
                     still.append((ticket, job))
                     continue
-                if job.stop == "budget" and job.race.n == 0:
+                if job.stop == "budget" and job.race.n == 0 and job.race.prefix_scores is None:
                     began = time.perf_counter()
                     self._score_prefix(job, pad)
                     job.seconds += time.perf_counter() - began
@@ -220,29 +265,40 @@ class Engine:
             active = still
 
     def _fill(self, active: list[Job]) -> list[Piece]:
-        """Rows of the active races, oldest first, up to a full batch."""
+        """Rows of the active races, oldest first, up to a full batch; all of one length."""
+        length = self._next_length(active)
         pieces: list[Piece] = []
-        room = self.batch_size - self.batch_size % self.tile
+        room = self.rows(length) if length else 0
         for job in active:
-            while room > 0 and (piece := self._next_piece(job, room)) is not None:
+            while room > 0 and (piece := self._next_piece(job, room, length)) is not None:
                 pieces.append((job, *piece))
                 room -= len(piece[1])
         return pieces
 
-    def _next_piece(self, job: Job, room: int) -> tuple[int, np.ndarray] | None:
-        """A job's next rows; an order is begun only if the budget allows all of it."""
+    def _next_length(self, active: list[Job]) -> int:
+        """The length that fills a batch best; the oldest race's where several do. 0: nobody wants any."""
+        wanted: dict[int, int] = {}
+        for job in active:
+            job.refill()
+            if not job.stop and job._pending:
+                rows = sum(len(classes) for _, classes in job._pending)
+                wanted[job.next_length] = wanted.get(job.next_length, 0) + rows
+        return max(wanted, key=lambda length: min(1.0, wanted[length] / self.rows(length)), default=0)
+
+    def _next_piece(self, job: Job, room: int, length: int) -> tuple[int, np.ndarray] | None:
+        """A job's next rows of this length; an order is begun only if the budget allows all of it."""
         assert job.spending is not None
         job.refill()
-        if job.stop or not job._pending:
+        if job.stop or not job._pending or job.next_length != length:
             return None
         order, classes = job._pending[0]
-        if order != job._bought:
-            if not job.spending.fits(len(classes), self.n_tokens):
+        if (job._round, order) != job._bought:
+            if not job.spending.fits(len(classes), length):
                 job.stop = "budget"
                 job._pending.clear()
                 return None
-            job.spending.charge(len(classes), self.n_tokens, 1.0)
-            job._bought = order
+            job.spending.charge(len(classes), length, 1.0)
+            job._bought = (job._round, order)
         return job.take(room)
 
     def _finished(self, job: Job) -> bool:
@@ -266,31 +322,37 @@ class Engine:
         spending = job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
         while not self._finished(job):
             job.refill()
-            classes = job._pending[0][1]
-            if not spending.fits(len(classes), self.n_tokens):
-                job.write_down(job._pending[0][0])
-                if job.race.n == 0:  # a first order that cannot be ended, begun or not
-                    self._score_prefix(job, pad=False)
+            (order, classes), length = job._pending[0], job.next_length
+            ahead = 0.0 if job.views is None else job.views.seconds_ahead(order)
+            if not spending.fits(len(classes), length, seconds=ahead):
+                job.write_down(order)
+                if job.race.n == 0 and job.race.prefix_scores is None:
+                    self._score_prefix(job, pad=False)  # a first order that cannot be ended, begun or not
                 job.stop = "budget"
                 continue
             # several orders of a short field may share a batch, as far as the clock allows
-            allowed = max(SLICE * job.budget.amount, self.cost.seconds(1, self.n_tokens))
-            room = min(self.batch_size, self.cost.rows_within(min(allowed, spending.left), self.n_tokens))
+            allowed = max(SLICE * job.budget.amount, self.cost.seconds(1, length))
+            within = self.cost.rows_within(min(allowed, spending.left - ahead), length)
+            room = min(self.rows(length), within)
+            job.look_ahead(min(room, self.cost.balanced_rows(length)))
             pieces: list[Piece] = []
             while room > 0 and (piece := job.take(room)) is not None:
                 pieces.append((job, *piece))
                 room -= len(piece[1])
+                if job.views is not None:  # the clock is asked before every view
+                    break
             self._score(pieces, pad=False)
             rows = sum(len(piece[2]) for piece in pieces)
-            spending.charge(rows, self.n_tokens, rows / max(1, len(classes)))
+            spending.charge(rows, length, rows / max(1, len(classes)))
             if on_update is not None:
                 on_update(job)
         job.seconds = time.perf_counter() - job.started
 
     def _score(self, pieces: list[Piece], pad: bool) -> None:
-        """Run whole orders and hand the numbers to their races."""
-        for (job, order, classes), sums in zip(pieces, self._run(pieces, None, pad), strict=True):
-            values = sums[:, [prefix - 1 for prefix in (*job.prefixes, self.n_tokens)]]
+        """Run passes, all of one length, and hand the numbers to their races."""
+        length = pieces[0][0].next_length
+        for (job, order, classes), sums in zip(pieces, self._run(pieces, length, pad), strict=True):
+            values = sums[:, [prefix - 1 for prefix in job.columns()]]
             if self._usable(job, values):
                 job.receive(order, classes, values)
 
@@ -301,10 +363,10 @@ class Engine:
             job.race.record_prefix(job.race.by_order[0])
             return
         everyone = np.arange(job.race.n_classes)
-        prefix = job.spending.longest_prefix(len(everyone))
+        prefix = min(job.length, job.spending.longest_prefix(len(everyone)))
         values = np.empty(len(everyone))
-        for start in range(0, len(everyone), self.batch_size):
-            some = everyone[start : start + self.batch_size]
+        for start in range(0, len(everyone), self.rows(prefix)):
+            some = everyone[start : start + self.rows(prefix)]
             values[some] = self._run([(job, 0, some)], prefix, pad)[0][:, -1]
             if not self._usable(job, values[some]):
                 return
@@ -323,23 +385,22 @@ class Engine:
             job._pending.clear()
         return not job.error
 
-    def _run(self, pieces: list[Piece], prefix: int | None, pad: bool) -> list[np.ndarray]:
-        """Running log-likelihoods of each piece's rows: float64 [n, m] in nats, rounded to float32 so that a
-        trace stores them exactly. The last column is the sum over all m tokens scored."""
-        tokens = [job.tokens for job, _, _ in pieces]
+    def _run(self, pieces: list[Piece], length: int, pad: bool) -> list[np.ndarray]:
+        """Running log-likelihoods of each piece's rows over the first `length` tokens: float64 [n, length] in
+        nats, rounded to float32 so that a trace stores them exactly."""
+        tokens = [job.tokens_of(order) for job, order, _ in pieces]
         orders = [job.sampler.order(job.content, order) for job, order, _ in pieces]
         sizes = [len(classes) for _, _, classes in pieces]
         piece_of_row = np.repeat(np.arange(len(pieces)), sizes)
         class_of_row = np.concatenate([job.classes[classes] for job, _, classes in pieces])
         n = len(piece_of_row)
         if pad:
-            padding = (0, -n % self.tile)
+            padding = (0, -n % self.tile(length))
             piece_of_row, class_of_row = np.pad(piece_of_row, padding), np.pad(class_of_row, padding)
         began = time.perf_counter()
-        log_p = self._forward(tokens, orders, piece_of_row, class_of_row, prefix)[:n]
-        m = prefix or self.n_tokens
-        self.cost.observe(len(piece_of_row), m, time.perf_counter() - began)
-        self.passes += n * self.cost.share(m)
+        log_p = self._forward(tokens, orders, piece_of_row, class_of_row, length)[:n]
+        self.cost.observe(len(piece_of_row), length, time.perf_counter() - began)
+        self.passes += n * self.cost.share(length)
         # summed token by token, so that a sum depends on nothing but its own row
         sums = np.cumsum(log_p, axis=1, dtype=np.float64).astype(np.float32).astype(np.float64)
         return np.split(sums, np.cumsum(sizes)[:-1])
@@ -351,26 +412,24 @@ class Engine:
         orders: list[np.ndarray],
         piece_of_row: np.ndarray,
         class_of_row: np.ndarray,
-        prefix: int | None = None,
+        length: int,
     ) -> np.ndarray:
-        """Log-probabilities of the tokens of rows [B] in their orders: float32 [B, m], nats."""
+        """Log-probabilities of the first `length` tokens of rows [B] in their orders: float32, nats."""
         stacked_tokens = torch.from_numpy(np.stack(tokens)).to(self.device)
         stacked_orders = torch.from_numpy(np.stack(orders)).to(self.device)
         rows = torch.from_numpy(piece_of_row).to(self.device)
         classes = torch.from_numpy(class_of_row).to(self.device)
+        prefix = None if length == self.n_tokens else length
         out, start = [], 0
         while start < len(rows):
-            at = rows[start : start + self.tile]
+            at = rows[start : start + self.tile(length)]
+            of = classes[start : start + len(at)]
             try:
-                out.append(
-                    self.model(
-                        stacked_tokens[at], classes[start : start + len(at)], stacked_orders[at], prefix
-                    )
-                )
+                out.append(self.model(stacked_tokens[at], of, stacked_orders[at], prefix))
             except RuntimeError as error:
                 if not _out_of_memory(error) or len(at) == 1:
                     raise
-                self.tile = len(at) // 2
+                self._positions = 2 * length * (len(at) // 2)
                 if self.device.type == "cuda":
                     torch.cuda.empty_cache()
                 continue

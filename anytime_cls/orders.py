@@ -12,7 +12,23 @@ from dataclasses import dataclass
 
 import numpy as np
 
-SAMPLERS = ("uniform", "antithetic", "raster", "constant")
+SAMPLERS = ("uniform", "antithetic", "stratified", "raster", "constant")
+
+
+def check_sampler(name: str) -> None:
+    """Raises ValueError for an unknown sampler."""
+    if name not in SAMPLERS:
+        raise ValueError(f"unknown order sampler {name!r}: choose from {', '.join(SAMPLERS)}")
+
+
+def block_of(name: str) -> int:
+    """Orders in one pull of a sampler: antithetic pairs depend on each other and are scored together."""
+    return 2 if name == "antithetic" else 1
+
+
+def distinct_orders(name: str) -> int | None:
+    """How many different orders a sampler has, None for as many as anyone asks for."""
+    return 1 if name in ("raster", "constant") else None
 
 
 @dataclass(frozen=True)
@@ -22,29 +38,41 @@ class OrderSampler:
     Parameters
     ----------
     name : `uniform` (independent uniformly random orders, the paper's), `antithetic` (a random order
-        and its reverse, scored together), `raster` (left to right, top to bottom: one order only),
-        `constant` (one random order, the same for every image)
+        and its reverse, scored together), `stratified` (N/m orders whose first m tokens, all that a
+        pass then scores, are a random partition of the image; then a fresh partition), `raster` (left to
+        right, top to bottom: one order only), `constant` (one random order, the same for every image)
     n_tokens : N
     seed : any integer
+    prefix : m, the tokens a pass scores; `stratified` needs it, a divisor of N below N
+
+    Raises ValueError for an unknown name or an m that does not divide.
     """
 
     name: str
     n_tokens: int
     seed: int = 0
+    prefix: int | None = None
 
     def __post_init__(self) -> None:
-        if self.name not in SAMPLERS:
-            raise ValueError(f"unknown order sampler {self.name!r}: choose from {', '.join(SAMPLERS)}")
+        check_sampler(self.name)
+        if self.name == "stratified":
+            m = self.prefix or self.n_tokens
+            if self.n_tokens % m or m == self.n_tokens:
+                divisors = [d for d in range(1, self.n_tokens) if self.n_tokens % d == 0]
+                raise ValueError(
+                    f"stratified orders need a prefix that divides the image's {self.n_tokens} tokens: "
+                    f"one of {', '.join(map(str, divisors))}"
+                )
 
     @property
     def block(self) -> int:
-        """Orders in one pull: orders of a block depend on each other, blocks do not."""
-        return 2 if self.name == "antithetic" else 1
+        """Orders in one pull."""
+        return block_of(self.name)
 
     @property
     def distinct(self) -> int | None:
         """How many different orders there are, None for as many as anyone asks for."""
-        return 1 if self.name in ("raster", "constant") else None
+        return distinct_orders(self.name)
 
     def order(self, content: bytes, k: int) -> np.ndarray:
         """Order k of the image with this content key: int64 [N], a permutation of 0 .. N−1."""
@@ -55,6 +83,10 @@ class OrderSampler:
         if self.name == "antithetic":
             pi = self._random(content, k // 2)
             return pi[::-1].copy() if k % 2 else pi
+        if self.name == "stratified":
+            assert self.prefix is not None
+            strata = self.n_tokens // self.prefix
+            return np.roll(self._random(content, k // strata), -self.prefix * (k % strata))
         return self._random(content, k)
 
     def _random(self, content: bytes, k: int) -> np.ndarray:

@@ -14,9 +14,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import anytime_cls
-from anytime_cls.classifier import Decision, Failure, RaceOptions, choose_dtype
-from anytime_cls.rules import CALIBRATED, CalibratedRule, model_rule
+from anytime_cls.classifier import Decision, Failure, RaceOptions, ResolvedOptions, choose_dtype, race_rule
+from anytime_cls.rules import CalibratedRule, design_fields
 from anytime_cls.trace import ImageRow, Scores
+from anytime_cls.value import ValueRule
+from anytime_cls.zoo import WEIGHTS
 
 if TYPE_CHECKING:
     from anytime_cls.randar import RandARConfig
@@ -25,14 +27,11 @@ if TYPE_CHECKING:
 
 def model_config(card: ModelCard) -> RandARConfig:
     """The shape of a card's transformer (`n_tokens`, `flops`), without its weights. Raises ModelError."""
-    from anytime_cls.randar import RandARConfig
-    from anytime_cls.sigma import SigmaConfig
-    from anytime_cls.zoo import ModelError
+    from anytime_cls.zoo import ModelError, transformer_config
 
-    shape = SigmaConfig if card.fields.get("layout", "randar") == "sigma" else RandARConfig
     try:
-        return shape.from_dict(card.fields["model"])
-    except (KeyError, TypeError) as error:
+        return transformer_config(card.fields.get("layout", "randar"), card.fields["model"])
+    except (KeyError, TypeError, ValueError) as error:
         raise ModelError(f"{card.path}: model.json's model does not make sense ({error})") from None
 
 
@@ -41,28 +40,34 @@ def provenance(
 ) -> dict[str, Any]:
     """The attributes of a run's trace (docs/trace.md); None where there is nothing to say.
 
-    dataset: its name. device, dtype: what the transformer runs on and in, as typed. command: as typed.
-    Needs no weights. Raises ValueError in one line for a dtype or a model that is none.
+    options: resolved or not. dataset: its name. device, dtype: what the transformer runs on and in, as typed.
+    command: as typed. Needs no weights. Raises ValueError in one line for a dtype or a model that is none.
     """
     config = model_config(card)
-    prefixes = list(getattr(options, "prefixes", ()))
+    options = options.resolve(card)
+    prefixes, m = list(options.prefixes), options.prefix
+    design = {} if options.views.varies else design_fields(card.fields, options.orders, m)
     return {
         "model": card.name,
-        "model_sha256": card.sha256["transformer.safetensors"],
-        "tokenizer_sha256": card.sha256["tokenizer.safetensors"],
-        "temperature": card.temperature,
-        "priors": json.dumps(card.fields.get("priors", {}), sort_keys=True),
+        "model_sha256": card.sha256[WEIGHTS[0]],
+        "tokenizer_sha256": card.sha256[WEIGHTS[1]],
+        "temperature": float(design.get("temperature", card.temperature)),
+        "priors": json.dumps(design.get("priors", {}), sort_keys=True),
         "dataset": dataset,
         "tokens": config.n_tokens,
         "flops": config.flops(),
+        "pass_tokens": m,
+        "pass_flops": None if m is None else config.flops(m),
         "prefixes": prefixes or None,
         "prefix_flops": [config.flops(prefix) for prefix in prefixes] or None,
         "seed": options.seed,
         "order_sampler": options.orders,
+        "crops": None if options.crops == "center" else options.crops,
+        "latent_noise": options.latent_noise or None,
         "aggregate": options.aggregate,
         "rule": options.rule,
         "delta": options.delta,
-        "calibrated": _thresholds(card, options),
+        "calibrated": _fitted(card, options),
         "k_max": options.k_max,
         "budget": None if options.budget is None else str(options.budget),
         "dtype": str(choose_dtype(dtype)).removeprefix("torch."),
@@ -73,14 +78,16 @@ def provenance(
     }
 
 
-def _thresholds(card: ModelCard, options: RaceOptions) -> str | None:
-    """What a run of the rule `calibrated` stops by, as JSON: the model's calibration may change later."""
-    if options.rule != CALIBRATED:
-        return None
-    n_classes = len(card.class_ids(options.classes))
-    rule = model_rule(card.fields, CALIBRATED, options.delta, options.max_orders, n_classes, options.orders)
-    assert isinstance(rule, CalibratedRule)
-    return json.dumps(rule.thresholds)
+def _fitted(card: ModelCard, options: ResolvedOptions) -> str | None:
+    """What a calibration says to a run's rule, as JSON: the model's may change later. None for most rules."""
+    rule = race_rule(card, options)
+    match rule:
+        case CalibratedRule():
+            return json.dumps({"thresholds": rule.thresholds, "rungs": rule.rungs})
+        case ValueRule():
+            prior = rule.prior and rule.prior.to_dict()
+            return json.dumps({"price": rule.price, "temperature": rule.temperature, "prior": prior})
+    return None
 
 
 def versions() -> dict[str, str]:
@@ -120,9 +127,9 @@ def positions(class_ids: Sequence[int] | np.ndarray) -> dict[int, int]:
 
 
 def image_row(
-    id: str, path: str, label: int, result: Decision | Failure, position: dict[int, int]
+    id: str, path: str, label: int, result: Decision | Failure, position: dict[int, int], k_max: int
 ) -> tuple[ImageRow, Scores]:
-    """What a trace keeps of one image. position: from `positions`, of the classes raced.
+    """What a trace keeps of one image. position: from `positions`, of the classes raced. k_max: orders.
 
     Forward evaluations are counted once, however many prefixes of them were recorded too.
     """
@@ -130,12 +137,13 @@ def image_row(
     if isinstance(result, Failure):
         row = ImageRow(id, path, label, -1, 0, 0, 0.0, 0.0, "", math.nan, result.error)
         return row, Scores.empty()
+    full_cost = len(position) * k_max
     row = ImageRow(
         id=id, path=path, label=label,
         prediction=position[result.index],
         orders=result.orders,
         passes=evaluations(result),
-        token_fraction=result.passes / result.full_passes,
+        token_fraction=result.passes / full_cost,
         seconds=result.seconds, stop=result.stop, probability=result.probability,
     )  # fmt: skip
     return row, scores_of(result)
@@ -149,7 +157,8 @@ def evaluations(decision: Decision) -> int:
     total = 0
     for record, after in pairwise((*decision.records, None)):
         assert record is not None
-        goes_on = after is not None and after.order == record.order and after.prefix > record.prefix
+        goes_on = after is not None and (after.round, after.order) == (record.round, record.order)
+        goes_on = goes_on and after is not None and after.prefix > record.prefix
         if not (goes_on and after is not None and np.array_equal(after.classes, record.classes)):
             total += len(record.classes)
     return total

@@ -9,6 +9,7 @@ of fully scored images. Pure NumPy and SciPy: no torch, no image.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,7 @@ class Request:
 
     orders: tuple[int, ...]
     classes: Array  # int64 [n]
+    prefix: int | None = None  # tokens, at a rung; None for a whole pass
 
     @property
     def passes(self) -> int:
@@ -43,7 +45,9 @@ class Race:
     rule : decides who leaves, at its looks
     block : orders averaged into one pull (2 for antithetic pairs, which depend on each other)
 
-    Log-likelihoods are in nats, float64.
+    A rule with `rungs`, (tokens, gap) of rising tokens, races inside the first order before the first pull:
+    every class is scored on that many tokens of order 0, and who is more than `gap` nats behind the best
+    leaves. Log-likelihoods are in nats, float64.
     """
 
     def __init__(self, n_classes: int, k_max: int, rule: Rule, block: int = 1):
@@ -56,10 +60,14 @@ class Race:
         self.alive = np.ones(n_classes, bool)
         self.left_at = np.zeros(n_classes, int)  # pulls scored when a class left; 0 while it is in
         self.n = 0  # complete pulls: every living class has its score
-        self.prefix_scores: Array | None = None  # [C], when not even one whole order fitted
+        self.prefix_scores: Array | None = None  # [C], the answer before the first pull is complete
+        self.rung_gap = np.full(n_classes, np.nan)  # nats behind the best, of who left at a rung
         self.passes = 0
         self._looks = rule.looks(n_classes, k_max)
         self._issued = 0
+        self._rungs = rungs_of(rule)
+        self._rung, self._rung_issued = 0, False  # how many rungs are done; whether the next was asked for
+        self._rung_scores = np.full(n_classes, np.nan)
 
     @property
     def n_classes(self) -> int:
@@ -82,26 +90,56 @@ class Race:
 
     def request(self) -> Request:
         """Orders up to the rule's next look that were not asked for yet, for the living classes."""
+        if self._rung < len(self._rungs) and not self.done:
+            asked, self._rung_issued = self._rung_issued, True
+            return Request(() if asked else (0,), np.flatnonzero(self.alive), self._rungs[self._rung][0])
         look = next((n for n in self._looks if n > self.n), self.k_max)
         first, self._issued = self._issued, max(self._issued, look * self.block)
         orders = tuple(range(first, self._issued)) if not self.done else ()
         return Request(orders, np.flatnonzero(self.alive))
 
-    def record(self, order: int, classes: Array, values: Array) -> None:
+    def request_ahead(self) -> Request:
+        """The next order past what was asked for, of the living classes: scores in hand cut no look short.
+
+        Decisions do not change; whoever leaves at a look before it was scored in vain.
+        """
+        orders: tuple[int, ...] = ()
+        if self._rung == len(self._rungs) and not self.done and self._issued < self.k_max * self.block:
+            orders = (self._issued,)
+            self._issued += 1
+        return Request(orders, np.flatnonzero(self.alive))
+
+    def record(self, order: int, classes: Array, values: Array, prefix: int | None = None) -> None:
         """Take log-likelihoods [n] of one order, for some or all of the classes asked for.
 
-        Raises ValueError for numbers that are not finite: NaN marks what was not scored.
+        prefix : as in the request they answer. Raises ValueError for numbers that are not finite: NaN marks
+        what was not scored.
         """
         values = np.asarray(values, float)
         if not np.isfinite(values).all():
             raise ValueError(f"log-likelihoods must be finite, and some of order {order} are not")
-        self.by_order[order, classes] = values
         self.passes += len(classes)
+        if prefix is not None:
+            self._rung_scores[classes] = values
+            if np.isfinite(self._rung_scores[self.alive]).all():
+                self._leave_rung()
+            return
+        self.by_order[order, classes] = values
         self._advance()
 
     def record_prefix(self, values: Array) -> None:
-        """Log-likelihoods [C] of a prefix of the first order: the answer until a whole order is in."""
+        """Log-likelihoods [C] of a prefix of the first order: the answer until the first pull is in."""
         self.prefix_scores = np.asarray(values, float)
+
+    def _leave_rung(self) -> None:
+        """Drop who is hopeless at this rung; its scores are the answer until there are better ones."""
+        scores, gap = self._rung_scores, self._rungs[self._rung][1]
+        keep, behind = leave_rung(scores[None], self.alive[None], gap)
+        self.rung_gap[self.alive & ~keep[0]] = behind[0][self.alive & ~keep[0]]
+        self.alive = keep[0]
+        self.prefix_scores = np.where(self.alive, scores, scores[self.alive].max() - self.rung_gap)
+        self._rung, self._rung_issued = self._rung + 1, False
+        self._rung_scores = np.full(self.n_classes, np.nan)
 
     def _advance(self) -> None:
         while not self.done:
@@ -123,7 +161,8 @@ class Race:
 
         A class that left has no score on later orders. Its mean is the leader's less their paired
         difference over the pulls they share (never above the leader's), so that the ups and downs of the
-        later orders, which move every class, do not move its distance to the leader.
+        later orders, which move every class, do not move its distance to the leader. Who left at a rung
+        is as far behind as it was there.
         """
         if self.n == 0:
             empty = np.full(self.n_classes, -np.inf)
@@ -132,7 +171,9 @@ class Race:
         means = pulls.mean(axis=0)  # NaN for who left early
         leader = int(np.where(self.alive, means, -np.inf).argmax())
         for n, members in self._cohorts():
-            if n < self.n:
+            if n == 0:
+                means[members] = means[leader] - self.rung_gap[members]
+            elif n < self.n:
                 gap = (pulls[:n, [leader]] - pulls[:n, members]).mean(axis=0)
                 means[members] = means[leader] - np.maximum(gap, 0)
         return means
@@ -177,7 +218,8 @@ class Race:
 
         The largest, over rivals, of the bound's tail for the pair at the last pull that the rival was in
         (against the leader of that moment), times the union over rivals and (unless the bound is
-        anytime-valid) looks. 0 when all K_max orders were scored; 1 before the first whole order.
+        anytime-valid) looks. 0 when all K_max orders were scored; 1 before the first pull. Who left at a
+        rung is not counted: a calibration, not this bound, answers for that.
         """
         if self.n == 0:
             return 1.0
@@ -242,6 +284,17 @@ def aggregate_scores(scores: Array, how: str) -> Array:
     raise ValueError(f"unknown aggregation {how!r}: choose from {', '.join(AGGREGATORS)}")
 
 
+def rungs_of(rule: Rule) -> tuple[tuple[int, float], ...]:
+    """A rule's rungs, (tokens, gap in nats); none for most rules."""
+    return getattr(rule, "rungs", ())
+
+
+def leave_rung(scores: Array, alive: Array, gap: float) -> tuple[Array, Array]:
+    """Who stays at a rung, bool [I, C], and how far behind the best each is: from scores, alive [I, C]."""
+    behind = np.where(alive, scores, -np.inf).max(axis=1, keepdims=True) - scores
+    return alive & ~(behind > gap), behind
+
+
 @dataclass(frozen=True)
 class Outcomes:
     """What a rule did to a stack of I fully scored images."""
@@ -250,14 +303,35 @@ class Outcomes:
     pulls: Array  # int [I]: pulls used
     passes: Array  # int [I]: class scores taken, in pulls
     decided: Array  # bool [I]: one class left before k_max
-    left_at: Array  # int [I, C]: pulls scored when a class left; 0 for the answer
+    left_at: Array  # int [I, C]: pulls scored when a class left; 0 for the answer, and who left at a rung
+    tokens: Array  # int [I]: tokens scored at rungs, over all classes
+    rung_rows: Array  # int [I, rungs]: classes scored at each rung
+    rung_gap: Array  # float [I, C]: nats behind the best, of who left at a rung; NaN for the others
 
 
-def run(rule: Rule, scores: Array) -> Outcomes:
-    """Race every image of a full score tensor [I, K, C] at once: the live race's decisions, vectorised."""
+def run(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None) -> Outcomes:
+    """Race every image of a full score tensor [I, K, C] at once: the live race's decisions, vectorised.
+
+    rung_scores : of order 0 at each rung of the rule, tokens → [I, C]. Raises ValueError where one lacks.
+    """
     scores = np.ascontiguousarray(scores, float)
     n_images, k_max, n_classes = scores.shape
     alive = np.ones((n_images, n_classes), bool)
+    tokens = np.zeros(n_images, int)
+    rung_gap = np.full((n_images, n_classes), np.nan)
+    rung_rows = np.zeros((n_images, len(rungs_of(rule))), int)
+    for at, (prefix, gap) in enumerate(rungs_of(rule)):
+        if prefix not in (rung_scores or {}):
+            raise ValueError(f"rule {rule.name!r} has a rung at {prefix} tokens, which was not scored")
+        assert rung_scores is not None
+        racing = alive.sum(axis=1) > 1
+        rung_rows[racing, at] = alive[racing].sum(axis=1)
+        tokens += rung_rows[:, at] * prefix
+        keep, behind = leave_rung(rung_scores[prefix], alive, gap)
+        leaving = alive & ~keep & racing[:, None]
+        rung_gap[leaving] = behind[leaving]
+        alive &= ~leaving
+    at_rung = ~alive
     pulls = np.zeros(n_images, int)
     passes = np.zeros(n_images, int)
     left_at = np.zeros((n_images, n_classes), int)
@@ -269,9 +343,9 @@ def run(rule: Rule, scores: Array) -> Outcomes:
         passes[racing] += alive[racing].sum(axis=1) * (look - before)
         pulls[racing] = look
         alive[racing] = decide(rule, scores[racing, :look], alive[racing], k_max)
-        left_at[~alive & (left_at == 0)] = look
+        left_at[~alive & ~at_rung & (left_at == 0)] = look
         before = look
     decided = pulls < k_max
     # the leader of the living; they share their pulls
     prediction = alive.argmax(axis=1)
-    return Outcomes(prediction, pulls, passes, decided, left_at)
+    return Outcomes(prediction, pulls, passes, decided, left_at, tokens, rung_rows, rung_gap)

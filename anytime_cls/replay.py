@@ -20,9 +20,9 @@ from scipy.special import softmax
 
 from anytime_cls.curves import STOP_NAMES, UNRANKED, CurveRun, Curves
 from anytime_cls.grids import Spec, specs, stages_text
-from anytime_cls.orders import OrderSampler
-from anytime_cls.race import Outcomes, aggregate_scores, run
-from anytime_cls.rules import CALIBRATED, DELTA_RULES, RULES, Rule, model_rule
+from anytime_cls.orders import block_of, distinct_orders
+from anytime_cls.race import Outcomes, aggregate_scores, run, rungs_of
+from anytime_cls.rules import CALIBRATED, DELTA_RULES, RULES, Rule, design_fields, model_rule
 from anytime_cls.trace import Trace, TraceError
 
 Array = np.ndarray
@@ -36,6 +36,8 @@ class ReplayError(ValueError):
 def means_at_decision(scores: Array, outcome: Outcomes) -> Array:
     """Mean log-likelihoods [I, C], nats, as they stood when each race ended: `Race.means` of a stack.
 
+    Of a race that ended at a rung, relative to its answer's.
+
     scores : pulls [I, K, C] that `outcome` was raced on
     """
     return _means(np.cumsum(scores, axis=1), outcome)
@@ -45,10 +47,13 @@ def _means(total: Array, outcome: Outcomes) -> Array:
     """`means_at_decision` from running sums over pulls [I, K, C]."""
     image = np.arange(len(total))[:, None]
     answer, pulls = outcome.prediction[:, None], outcome.pulls[:, None]
-    seen = np.where(outcome.left_at > 0, outcome.left_at, pulls)
-    lead = total[image, pulls - 1, answer] / pulls
+    seen = np.maximum(1, np.where(outcome.left_at > 0, outcome.left_at, pulls))
+    lead = np.where(pulls > 0, total[image, pulls - 1, answer] / np.maximum(pulls, 1), 0)
     behind = total[image, seen - 1, answer] - total[image, seen - 1, np.arange(total.shape[2])]
-    return np.where(seen < pulls, lead - np.maximum(behind / seen, 0), lead - behind / seen)
+    means = np.where(seen < pulls, lead - np.maximum(behind / seen, 0), lead - behind / seen)
+    if np.isnan(outcome.rung_gap).all():
+        return means
+    return np.where(np.isnan(outcome.rung_gap), np.where(pulls > 0, means, lead), lead - outcome.rung_gap)
 
 
 def ranks(means: Array, prediction: Array, label: Array) -> Array:
@@ -75,17 +80,18 @@ class Source:
     def __init__(self, trace: Trace):
         attrs = trace.attrs
         name = attrs.get("order_sampler", "uniform")
-        sampler = OrderSampler(name, 1)
-        self.trace, self.sampler_name, self.block = trace, name, sampler.block
+        self.trace, self.sampler_name, self.block = trace, name, block_of(name)
         if "k_max" not in attrs or attrs.get("rule") != "fixed" or "budget" in attrs:
             why = f"rule {attrs.get('rule')!r}" + (" and a budget" if "budget" in attrs else "")
             raise ReplayError(
                 f"{trace.path} was recorded with {why}, so not every class has every order; a full trace "
                 "is recorded by 'anytime-cls sweep DATASET --rule fixed -o FULL.h5'"
             )
-        self.k_max = min(attrs["k_max"], sampler.distinct or attrs["k_max"])  # orders
+        varies = "crops" in attrs or "latent_noise" in attrs  # one order seen in many views is many
+        self.k_max = min(attrs["k_max"], (not varies and distinct_orders(name)) or attrs["k_max"])  # orders
         self.n_classes = len(trace.labels)
-        self.tokens = int(attrs["tokens"])
+        self.tokens = int(attrs["tokens"])  # of an image
+        self.pass_tokens = trace.pass_tokens  # of these, scored by a pass
         self.good = trace.images["error"] == ""
         if not self.good.any():
             raise ReplayError(f"{trace.path} has no image that was scored")
@@ -96,39 +102,66 @@ class Source:
 
     @property
     def prefixes(self) -> list[int]:
-        """Prefixes recorded besides whole orders, in tokens."""
+        """Prefixes recorded besides whole passes, in tokens."""
         return [int(prefix) for prefix in self.trace.attrs.get("prefixes", [])]
 
-    def cost(self, prefix: int | None) -> float:
-        """A pass over a prefix in whole passes: by FLOPs where the trace has them, else by tokens."""
-        if prefix is None or prefix == self.tokens:
+    def cost(self, prefix: int | None = None) -> float:
+        """A pass over a prefix (default: the trace's own) in whole passes: by FLOPs where the trace says,
+        else by tokens."""
+        prefix = prefix or self.pass_tokens
+        if prefix == self.tokens:
             return 1.0
         attrs = self.trace.attrs
-        if "flops" in attrs and "prefix_flops" in attrs:
-            return float(attrs["prefix_flops"][self.prefixes.index(prefix)]) / float(attrs["flops"])
+        known = dict(zip(self.prefixes, attrs.get("prefix_flops", ()), strict=False))
+        known[self.pass_tokens] = attrs.get("pass_flops", 0.0)
+        if "flops" in attrs and known.get(prefix):
+            return float(known[prefix]) / float(attrs["flops"])
         return prefix / self.tokens
+
+    def design_prefix(self, prefix: int | None = None) -> int | None:
+        """How a race design names passes over `prefix` tokens (default: the trace's): None for whole ones."""
+        m = prefix or self.pass_tokens
+        return None if m == self.tokens else m
+
+    def temperature(self, fields: Mapping[str, Any], prefix: int | None = None) -> float:
+        """The temperature of this design, if it was fitted; else the one the trace was recorded with."""
+        own, m = self.trace.attrs.get("temperature", 1.0), self.design_prefix(prefix)
+        if m is None:
+            return float(own)
+        return float(design_fields(fields, self.sampler_name, m).get("temperature", own))
+
+    def rung_stacks(self, prefix: int) -> Iterator[Array]:
+        """Log-likelihoods of order 0 at a recorded prefix, [i, C], image for image as in `stacks`."""
+        at = 0
+        for stack in self._matrices(prefix, 1):
+            good = self.good[at : at + len(stack)]
+            at += len(stack)
+            if good.any():
+                yield stack[good, 0]
 
     def stacks(self, prefix: int | None = None) -> Iterator[tuple[Array, Array]]:
         """(which images, their pulls [i, K / block, C] in nats), leaving out images that failed."""
-        if prefix not in (None, self.tokens, *self.prefixes):
+        at = 0
+        for stack in self._matrices(prefix, self.k_max):
+            images = np.arange(at, at + len(stack))
+            at += len(stack)
+            good = self.good[images]
+            images, stack = images[good], stack[good]
+            if len(images) and self.block > 1:  # as Race.pulls: bounds hold for means of whole blocks
+                shape = (len(stack), self.k_max // self.block, self.block, self.n_classes)
+                stack = stack.reshape(shape).mean(axis=2)
+            if len(images):
+                yield images, stack
+
+    def _matrices(self, prefix: int | None, k_max: int) -> Iterator[Array]:
+        if prefix not in (None, self.pass_tokens, *self.prefixes):
             there = ", ".join(map(str, self.prefixes)) or "none"
             raise ReplayError(
                 f"{self.trace.path} has no prefix of {prefix} tokens (it has {there}): record it with "
                 f"'anytime-cls sweep DATASET --rule fixed --record-prefixes {prefix} -o FULL.h5'"
             )
-        batch = max(1, STACK // self.full_cost)
-        at = 0
         try:
-            for stack in self.trace.full_matrix(batch, prefix, self.k_max):
-                images = np.arange(at, at + len(stack))
-                at += len(stack)
-                good = self.good[images]
-                images, stack = images[good], stack[good]
-                if len(images) and self.block > 1:  # as Race.pulls: bounds hold for means of whole blocks
-                    shape = (len(stack), self.k_max // self.block, self.block, self.n_classes)
-                    stack = stack.reshape(shape).mean(axis=2)
-                if len(images):
-                    yield images, stack
+            yield from self.trace.full_matrix(max(1, STACK // self.full_cost), prefix, k_max)
         except TraceError as error:
             raise ReplayError(f"{error}; 'anytime-cls sweep DATASET --rule fixed -o FULL.h5' records a "
                               "full trace") from None  # fmt: skip
@@ -150,7 +183,7 @@ def plan(
             raise ReplayError(
                 f"{source.sampler_name} orders come in blocks of {source.block}: no K_max of {k}"
             )
-    whole = [None if prefix == source.tokens else prefix for prefix in prefixes or ()]
+    whole = [None if prefix == source.pass_tokens else prefix for prefix in prefixes or ()]
     k_maxes = sorted(set(k_max or ())) or [source.k_max]
     return specs(rules, k_maxes, source.n_classes, deltas, whole or [None], settings, source.block)
 
@@ -181,29 +214,32 @@ def full_curves(
     """
     source = Source(trace)
     fields = trace_fields(trace) if fields is None else fields
-    names = default_rules(source, fields) if rules is None else list(rules)
+    names = default_rules(source, fields, prefixes) if rules is None else list(rules)
     planned = plan(source, names, deltas, k_max, prefixes, settings)
     if CALIBRATED in names and not deltas:
         planned += calibrated_specs(source, fields, prefixes)
         if not any(spec.rule == CALIBRATED for spec in planned):  # says what there is
-            model_rule(fields, CALIBRATED, 0.999, source.k_max, source.n_classes, source.sampler_name)
+            spec = Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", 0.999, {"delta": 0.999})
+            rule_of(source, fields, spec)
     raced = [(spec, rule_of(source, fields, spec)) for spec in planned]
     n = len(trace)
-    results = [_Columns(n) for _ in raced]
+    results = [_Columns(n, rungs_of(rule)) for _, rule in raced]
     full = np.full(n, -1)
     total, done = int(source.good.sum()) * len(raced), 0
     label = trace.images["label"]
-    temperature = float(trace.attrs.get("temperature", 1.0))
     wanted = list(dict.fromkeys(spec.prefix for spec, _ in raced))
     for prefix in [None] + [prefix for prefix in wanted if prefix is not None]:
         mine = [(spec, rule, columns) for (spec, rule), columns in zip(raced, results, strict=True)
                 if spec.prefix == prefix]  # fmt: skip
+        temperature = source.temperature(fields, prefix)
+        rungs = {m: source.rung_stacks(m) for _, rule, _ in mine for m, _ in rungs_of(rule)}
         for images, pulls in source.stacks(prefix):
+            rung_scores = {m: next(stacks) for m, stacks in rungs.items()}
             sums = np.cumsum(pulls, axis=1)
             if prefix is None:
                 full[images] = run_fixed(pulls)
             for spec, rule, columns in mine:
-                outcome = run(rule, pulls[:, : spec.k_max // source.block])
+                outcome = run(rule, pulls[:, : spec.k_max // source.block], rung_scores)
                 columns.take(images, outcome, sums, label[images], temperature)
                 done += len(images)
                 if progress:
@@ -225,14 +261,21 @@ def rule_of(source: Source, fields: Mapping[str, Any], spec: Spec) -> Rule:
     settings = dict(spec.settings)
     delta = float(settings.pop("delta", 0.05))
     return model_rule(
-        fields, spec.rule, delta, spec.k_max, source.n_classes, source.sampler_name, **settings
-    )
+        fields, spec.rule, delta, spec.k_max, source.n_classes, source.sampler_name,
+        source.design_prefix(spec.prefix), **settings,
+    )  # fmt: skip
 
 
 def trace_fields(trace: Trace) -> dict[str, Any]:
     """The priors that the trace's model had when it was recorded, as `fields`; empty if it does not say."""
     text = trace.attrs.get("priors")
-    return {"priors": json.loads(text)} if text else {}
+    if not text:
+        return {}
+    priors = {"priors": json.loads(text), "temperature": trace.attrs.get("temperature", 1.0)}
+    if trace.pass_tokens == trace.attrs["tokens"]:
+        return priors
+    design = {"order_sampler": trace.attrs["order_sampler"], "prefix": trace.pass_tokens}
+    return {"designs": [design | priors]}
 
 
 def model_fields(
@@ -244,7 +287,7 @@ def model_fields(
     and the calibrations of the embedded model it was recorded with, if it was. Raises ReplayError (or
     ModelError) where there is no such file or model, or it is not the trace's.
     """
-    from anytime_cls.zoo import embedded_names, read_card
+    from anytime_cls.zoo import WEIGHTS, embedded_names, read_card
 
     sha = trace.attrs.get("model_sha256")
     if calibration is not None:
@@ -260,7 +303,7 @@ def model_fields(
         return fields
     if model is not None:
         card = read_card(model)
-        if sha and card.sha256.get("transformer.safetensors") != sha:
+        if sha and card.sha256.get(WEIGHTS[0]) != sha:
             raise ReplayError(
                 f"{trace.path} was recorded with other weights than {model}'s (model "
                 f"{trace.attrs.get('model', '?')!r}, SHA-256 {sha[:12]}...)"
@@ -269,39 +312,55 @@ def model_fields(
     own = trace_fields(trace)
     for name in embedded_names():
         card = read_card(name)
-        if card.sha256.get("transformer.safetensors") == sha:
+        if card.sha256.get(WEIGHTS[0]) == sha:
             return {**card.fields, **own}
     return own
 
 
-def default_rules(source: Source, fields: Mapping[str, Any]) -> list[str]:
-    """All rules that can be raced: `strict` needs a prior, `calibrated` a calibration for this trace."""
-    has_prior = bool(fields.get("priors", {}).get("paired"))
+def default_rules(
+    source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None = None
+) -> list[str]:
+    """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
+    designs = [
+        design_fields(fields, source.sampler_name, source.design_prefix(prefix))
+        for prefix in prefixes or [source.pass_tokens]
+    ]
+    has_prior = all(design.get("priors", {}).get("paired") for design in designs)
     names = [name for name in RULES if name != "strict" or has_prior]
-    return names + ([CALIBRATED] if calibrated_specs(source, fields, None) else [])
+    return names + ([CALIBRATED] if calibrated_specs(source, fields, prefixes) else [])
 
 
 def calibrated_specs(
     source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None
 ) -> list[Spec]:
-    """A run for every calibration that fits this trace; none for races on prefixes."""
-    if prefixes and source.tokens not in prefixes:
-        return []
-    risks = sorted(
-        {float(entry["risk"]) for entry in fields.get("calibrated", ())
-         if (entry["k_max"], entry["order_sampler"], entry["n_classes"])
-         == (source.k_max, source.sampler_name, source.n_classes)}
-    )  # fmt: skip
-    return [Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", risk, {"delta": risk}) for risk in risks]
+    """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for."""
+    out = []
+    wanted_prefixes = [None if m == source.pass_tokens else m for m in prefixes or [source.pass_tokens]]
+    for prefix in dict.fromkeys(wanted_prefixes):
+        wanted = (source.k_max, source.sampler_name, source.n_classes, source.design_prefix(prefix))
+        tail = "" if prefix is None else f" m={prefix}"
+        entries = fields.get("calibrated", ())
+        found = {
+            (e.get("loss", "disagreement"), float(e["risk"]))
+            for e in entries
+            if (e["k_max"], e["order_sampler"], e["n_classes"], e.get("prefix")) == wanted
+        }
+        for loss, risk in sorted(found):
+            own = {"delta": risk} if loss == "disagreement" else {"delta": risk, "loss": loss}
+            curve = CALIBRATED + ("" if loss == "disagreement" else f" {loss}") + tail
+            out.append(Spec(CALIBRATED, source.k_max, curve, "delta", risk, own, prefix))
+    return out
 
 
 class _Columns:
     """A run's results as they come, stack by stack."""
 
-    def __init__(self, n_images: int):
+    def __init__(self, n_images: int, rungs: Sequence[tuple[int, float]] = ()):
         self.prediction = np.full(n_images, -1, np.int32)
+        self.rungs = rungs
         self.pulls = np.zeros(n_images, np.uint16)
         self.passes = np.zeros(n_images, np.int32)
+        self.rung_rows = np.zeros((n_images, len(rungs)), np.int32)
         self.stop = np.full(n_images, STOP_NAMES.index("error"), np.uint8)
         self.probability = np.full(n_images, np.nan, np.float32)
         self.rank = np.full(n_images, UNRANKED, np.uint16)
@@ -311,6 +370,7 @@ class _Columns:
         self.prediction[images] = outcome.prediction
         self.pulls[images] = outcome.pulls
         self.passes[images] = outcome.passes
+        self.rung_rows[images] = outcome.rung_rows
         self.stop[images] = np.where(
             outcome.decided, STOP_NAMES.index("decided"), STOP_NAMES.index("max-orders")
         )
@@ -320,9 +380,13 @@ class _Columns:
 
     def as_run(self, source: Source, spec: Spec, rule: Rule) -> CurveRun:
         passes = self.passes.astype(np.int64) * source.block
-        fraction = passes * source.cost(spec.prefix) / source.full_cost
+        cost = passes * source.cost(spec.prefix)
+        for (prefix, _), rows in zip(self.rungs, self.rung_rows.T, strict=True):
+            cost = cost + rows * source.cost(prefix)
+        passes = passes + self.rung_rows.sum(axis=1)
+        fraction = cost / source.full_cost
         settings = {"rule": spec.rule, "source": "replay", "k_max": spec.k_max,
-                    "prefix": spec.prefix or source.tokens, "curve": spec.curve, "knob": spec.knob,
+                    "prefix": spec.prefix or source.pass_tokens, "curve": spec.curve, "knob": spec.knob,
                     "knob_value": float(spec.knob_value), "seconds_kind": "estimated"}  # fmt: skip
         settings |= {key: stages_text(value) if key == "stages" else value
                      for key, value in spec.settings.items()}  # fmt: skip
@@ -341,7 +405,7 @@ def live_run(trace: Trace) -> CurveRun:
     attrs, images = trace.attrs, trace.images
     rule = str(attrs.get("rule", "unknown"))
     k_max = int(attrs.get("k_max", max(images["orders"].max(initial=1), 1)))
-    settings: dict[str, Any] = {"rule": rule, "source": "live", "k_max": k_max, "prefix": attrs["tokens"],
+    settings: dict[str, Any] = {"rule": rule, "source": "live", "k_max": k_max, "prefix": trace.pass_tokens,
                                 "curve": rule, "knob": "k_max", "knob_value": float(k_max),
                                 "seconds_kind": "measured"}  # fmt: skip
     if rule in DELTA_RULES and "delta" in attrs:
@@ -351,7 +415,7 @@ def live_run(trace: Trace) -> CurveRun:
     stop = [STOP_NAMES.index(name) if name in STOP_NAMES else STOP_NAMES.index("error")
             for name in images["stop"]]  # fmt: skip
     rank = np.full(len(trace), UNRANKED, np.uint16)
-    block = OrderSampler(attrs.get("order_sampler", "uniform"), 1).block
+    block = block_of(attrs.get("order_sampler", "uniform"))
     for i, (row, scores) in enumerate(trace):
         if row.label < 0 or row.error or not len(scores):
             continue
@@ -365,8 +429,8 @@ def live_run(trace: Trace) -> CurveRun:
 
 def _live_means(scores: Any, row: Any, attrs: Mapping[str, Any], block: int, n_classes: int) -> Array:
     """Scores [C] by which a recorded race ranked its classes: `Race.means`, or another aggregate."""
-    whole = scores.prefix == attrs["tokens"]
-    if row.orders == 0:  # the budget allowed a prefix of the first order
+    whole = scores.prefix == attrs.get("pass_tokens", attrs["tokens"])
+    if row.orders == 0:  # decided at a rung, or the budget allowed no whole pass
         first = (scores.order == 0) & (scores.prefix == scores.prefix.max())
         means = np.full(n_classes, -np.inf)
         means[scores.cls[first]] = scores.value[first]

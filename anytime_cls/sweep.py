@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from anytime_cls.classifier import AnytimeClassifier, Failure, RaceOptions
+from anytime_cls.classifier import AnytimeClassifier, Failure, RaceOptions, ResolvedOptions
 from anytime_cls.pareto import wilson
 from anytime_cls.provenance import image_row, positions, provenance
 from anytime_cls.trace import ImageRow, Scores, Trace
@@ -141,14 +141,14 @@ def threads_each(count: int = 1) -> int:
     return 1 << (most.bit_length() - 1)
 
 
-def sweep_options(dataset: Dataset, card: ModelCard, options: RaceOptions) -> RaceOptions:
-    """The options with the data set's classes in place of their own; all of the model's become None."""
+def sweep_options(dataset: Dataset, card: ModelCard, options: RaceOptions) -> ResolvedOptions:
+    """The options resolved, with the data set's classes as their own; all of the model's become None."""
     ids = np.asarray(dataset.class_ids)
     names = None if np.array_equal(ids, np.arange(len(card.labels))) else [card.labels[i] for i in ids]
     options = replace(options, classes=names)
     if not np.array_equal(card.class_ids(names), ids):
         raise ValueError(f"{dataset.name}: its classes cannot be told apart by their names in {card.name!r}")
-    return options
+    return options.resolve(card)
 
 
 def sweep_provenance(
@@ -217,7 +217,7 @@ def race_images(
     indices: pulled when the engine has room, so that a generator can fetch work when it is needed. options:
     from `sweep_options`. stop: as in `run_sweep`.
     """
-    position = positions(dataset.class_ids)
+    position, k_max = positions(dataset.class_ids), options.resolve(classifier.card).k_max
     waiting: deque[tuple[int, Sample, str]] = deque()  # pulled, without a result yet; the error of a bad one
 
     def sources() -> Iterator[Source]:
@@ -234,13 +234,13 @@ def race_images(
     def failed() -> Iterator[Result]:
         while waiting and waiting[0][2]:
             index, sample, error = waiting.popleft()
-            yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position))
+            yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
 
     with _stopping(classifier, stop):
         for result in classifier.classify_many(sources(), options):
             yield from failed()
             index, sample, _ = waiting.popleft()
-            yield (index, *image_row(sample.id, sample.path, sample.label, result, position))
+            yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
     yield from failed()
 
 

@@ -20,8 +20,9 @@ import numpy as np
 SCHEMA_VERSION = 1
 #: What must be the same for shards to be merged; for a run to go on from a trace, `shard` too.
 MATCH_KEYS = ("schema", "model_sha256", "tokenizer_sha256", "dataset", "labels", "tokens", "seed",
-              "dataset_fingerprint", "prefixes", "order_sampler", "aggregate", "rule", "delta", "k_max",
-              "budget", "dtype", "temperature", "priors", "calibrated")  # fmt: skip
+              "dataset_fingerprint", "pass_tokens", "prefixes", "order_sampler", "crops", "latent_noise",
+              "aggregate", "rule", "delta", "k_max", "budget", "dtype", "temperature", "priors",
+              "calibrated")  # fmt: skip
 RESUME_KEYS = (*MATCH_KEYS, "shard")
 _MEANING = {"dataset_fingerprint": "the images chosen, or their labels, differ",
             "priors": "the model was calibrated anew"}  # fmt: skip
@@ -161,6 +162,11 @@ class Trace:
                 at = int(self._start[i] - self._start[a])
                 yield self.row(i), _scores(rows[at : at + int(self._stop[i] - self._start[i])])
 
+    @property
+    def pass_tokens(self) -> int:
+        """Tokens that a pass scores: all of an image's, or the first so many of every order."""
+        return int(self.attrs.get("pass_tokens", self.attrs["tokens"]))
+
     def row(self, i: int) -> ImageRow:
         """The i-th image of the run."""
         return ImageRow(**{field.name: _plain(self.images[field.name][i]) for field in fields(ImageRow)})
@@ -172,10 +178,10 @@ class Trace:
     def matrix(self, i: int, k_max: int | None = None, prefix: int | None = None) -> np.ndarray:
         """Log-likelihoods of the i-th image, float64 [orders, classes], NaN where not scored.
 
-        prefix: tokens; default whole orders. k_max: number of orders (rows); default up to the last scored.
+        prefix: tokens; default whole passes. k_max: number of orders (rows); default up to the last scored.
         """
         scores = self.scores(i)
-        keep = scores.prefix == (prefix or self.attrs["tokens"])
+        keep = scores.prefix == (prefix or self.pass_tokens)
         order = scores.order[keep]
         orders = (int(order.max(initial=-1)) + 1) if k_max is None else k_max
         out = np.full((orders, len(self.labels)), np.nan)
@@ -189,11 +195,11 @@ class Trace:
         """Stacks of float64 [<= batch images, K orders, C classes], in the order of `images`.
 
         For traces where every order and class was scored (rule `fixed`), at `prefix` tokens (default: whole
-        orders). K is `k_max`, by default what the first image scored has; further orders are left out. An
+        passes). K is `k_max`, by default what the first image scored has; further orders are left out. An
         image that failed and has no scores is a plane of NaN. Raises TraceError naming an image not scored in
         full.
         """
-        wanted = prefix or self.attrs["tokens"]
+        wanted = prefix or self.pass_tokens
         some = np.flatnonzero(self._stop > self._start)
         orders = k_max or (len(self.matrix(int(some[0]), None, prefix)) if len(some) else 0)
         for first in range(0, len(self), batch):

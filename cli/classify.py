@@ -16,12 +16,13 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from . import options as option
 from . import output
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain
 from .output import JsonShow, PeopleShow, Show
 
 if TYPE_CHECKING:
-    from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions
+    from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, ResolvedOptions
     from anytime_cls.image import Source
     from anytime_cls.inputs import Input
     from anytime_cls.zoo import ModelCard
@@ -34,14 +35,17 @@ class Request:
     images: list[str]
     model: str
     budget: str | None
-    delta: float
-    rule: str
-    max_orders: int
+    delta: float | None
+    rule: str | None
+    max_orders: int | None
     top: int
     classes: str | None
     seed: int
-    orders: str
+    orders: str | None
+    prefix: int | None
     aggregate: str
+    crops: str
+    latent_noise: float
     device: str
     dtype: str
     batch_size: str
@@ -53,8 +57,11 @@ class Request:
     command: tuple[str, ...]  # the arguments as they were typed
 
 
-def run(request: Request) -> int:
-    """Returns the exit code. Raises Refused before anything is classified if the request makes no sense."""
+def run(request: Request, note: str = "") -> int:
+    """Returns the exit code. Raises Refused before anything is classified if the request makes no sense.
+
+    note: a line about the request, for people, above what it is expected to take.
+    """
     began = time.perf_counter()
     people = not request.json and sys.stdout.isatty()
     try:
@@ -65,9 +72,14 @@ def run(request: Request) -> int:
     n_tokens = classifier.tokenizer.n_tokens
     show: Show = PeopleShow(request.top, n_tokens) if people else JsonShow(request.top)
     ready = time.perf_counter() - began
-    warm = classifier.warm_up() if getattr(options.budget, "unit", "") == "seconds" else 0.0
+    from anytime_cls.estimate import estimate_image, is_long
+
+    told = not request.quiet and is_long(classifier, options)
+    warm = classifier.warm_up() if told or getattr(options.budget, "unit", "") == "seconds" else 0.0
+    if told:
+        note = "\n".join(filter(None, (note, output.estimate_line(estimate_image(classifier, options)))))
     if not request.quiet:
-        introduce(classifier, options, ready, warm)
+        introduce(classifier, options, ready, warm, note)
     session = Session(request, classifier, options, show)
     try:
         return session.run()
@@ -89,15 +101,10 @@ def check(request: Request, people: bool) -> int | None:
         raise ValueError(
             "no images given: name files, folders, globs, - (an image on stdin) or --files-from LIST"
         )
-    if not 0 < request.delta < 1:
-        raise ValueError(f"--delta must lie between 0 and 1, got {request.delta:g}")
     if request.live and not people:
         reason = "--json prints rows" if request.json else "standard output is not one"
         raise ValueError(f"--live draws on a terminal, and {reason}: leave one of them out")
-    text = request.batch_size.strip().lower()
-    batch_size = int(text) if text.isdecimal() else None
-    if batch_size == 0 or (batch_size is None and text != "auto"):
-        raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {request.batch_size!r}")
+    batch_size = option.batch_size(request.batch_size)
     if request.trace is not None:
         path = Path(request.trace)
         for there in (path, path.with_name(path.name + ".parts")):
@@ -109,34 +116,37 @@ def check(request: Request, people: bool) -> int | None:
         from anytime_cls.budget import parse_budget
 
         parse_budget(request.budget)
-    from anytime_cls.rules import model_rule
     from anytime_cls.zoo import read_card
 
     card = read_card(request.model)
-    model_rule(card.fields, request.rule, request.delta, request.max_orders, None, request.orders)
+    option.check_race(
+        card, request.rule, request.delta, request.max_orders, request.orders, request.prefix, request.crops,
+        request.latent_noise,
+    )  # fmt: skip
     return batch_size
 
 
-def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, RaceOptions]:
+def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, ResolvedOptions]:
     """The model and the options, all checked. Raises ValueError in one line."""
     from anytime_cls.classifier import AnytimeClassifier, RaceOptions, choose_device, choose_dtype
     from anytime_cls.zoo import read_card
 
-    classes = None
-    if request.classes is not None:
-        classes = [item.strip() for item in request.classes.split(",") if item.strip()]
     options = RaceOptions(
         rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
-        classes=classes, seed=request.seed, orders=request.orders, aggregate=request.aggregate,
-    )  # fmt: skip
-    read_card(request.model).class_ids(classes)
+        classes=option.names(request.classes), seed=request.seed, orders=request.orders,
+        prefix=request.prefix, aggregate=request.aggregate, crops=request.crops,
+        latent_noise=request.latent_noise,
+    ).resolve(read_card(request.model))  # fmt: skip
     choose_device(request.device)
     choose_dtype(request.dtype)
     return AnytimeClassifier.load(request.model, request.device, request.dtype, batch_size), options
 
 
-def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float, warm: float) -> None:
-    """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost."""
+def introduce(
+    classifier: AnytimeClassifier, options: ResolvedOptions, ready: float, warm: float, note: str = ""
+) -> None:
+    """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost.
+    note: further lines."""
     import torch
 
     from anytime_cls.rules import DELTA_RULES
@@ -149,10 +159,13 @@ def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float,
     learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
     delta = f" at δ = {options.delta:g}" if options.rule in DELTA_RULES else ""
     allowed = f"budget {budget} an image" if budget else "no budget"
+    tokens = f", {options.prefix} tokens each" if options.prefix else ""
     lines = (
         f"model {card.name} ({len(card.labels)} classes) on {where}, {dtype}; "
         f"loaded in {output.duration(ready)}{learned}, which no budget counts",
-        f"rule {options.rule}{delta}, at most {options.max_orders} {options.orders} orders, {allowed}",
+        f"rule {options.rule}{delta}, at most {options.max_orders} {options.orders} orders{tokens}, "
+        f"{allowed}{output.views(options)}",
+        *note.splitlines(),
     )
     console = Console(stderr=True)
     output.print_text(console, *(Text(line, style="dim") for line in lines))
@@ -161,7 +174,7 @@ def introduce(classifier: AnytimeClassifier, options: RaceOptions, ready: float,
 class Session:
     """One run over the images, in the order given."""
 
-    def __init__(self, request: Request, classifier: AnytimeClassifier, options: RaceOptions, show: Show):
+    def __init__(self, request: Request, classifier: AnytimeClassifier, options: ResolvedOptions, show: Show):
         self.request, self.classifier, self.options, self.show = request, classifier, options, show
         self.done = self.failed = 0
         self.passes = 0.0

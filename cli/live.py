@@ -117,7 +117,10 @@ def picture(job: Job, labels: list[str], width: int, name: str) -> list[Line]:
     race, spending = job.race, job.spending
     alive = int(race.alive.sum())
     head = f"{name}  {count(race.orders, 'order')} of {race.k_max * race.block}"
-    full = race.n_classes * race.k_max * race.block
+    if job.length < len(job.tokens):
+        head += f", {count(job.length, 'token')} each"
+    share = spending.cost.share(job.length) if spending else 1.0
+    full = race.n_classes * race.k_max * race.block * share
     passes = spending.passes if spending else float(race.passes)
     field = f"{alive} of {race.n_classes} classes in, {amount(passes)} of {amount(full)} passes"
     lines: list[Line] = [[Segment(head[:width], BOLD)], [Segment(field[:width])]]
@@ -168,7 +171,7 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
             low, mean, high = (_column(x, top, scale, at, room) for x in (lower[c], means[c], upper[c]))
             line += _bar(low, mean, high, at, room, style, is_in)
             gap = f" {means[c]:9.1f} nats" if c == leader else f" {means[c] - top:+9.2f}"
-            fate = "" if is_in else f"  out at {race.left_at[c] * race.block}"
+            fate = "" if is_in else f"  out at {race.left_at[c] * race.block or 'a rung'}"
             line.append(Segment(gap + fate, style))
         lines.append(_cut(line, width))
     hidden = race.n_classes - len(shown)

@@ -12,17 +12,20 @@ import typer
 
 from anytime_cls import __version__
 
+from . import options as option
+from .bench import bench
 from .calibrate import calibrate
 from .errors import INTERRUPTED, USAGE, Refused, complain
+from .models import app as models_app
 from .plot import plot
+from .preset import apply_preset
 from .replay import replay
 from .sweep import sweep
 from .trace import app as trace_app
 from .train import train
 
 app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-models = typer.Typer(rich_markup_mode=None, help="The models that can be raced.")
-app.add_typer(models, name="models")
+app.add_typer(models_app, name="models")
 app.add_typer(trace_app, name="trace")
 
 Option = typer.Option
@@ -56,7 +59,7 @@ def _classify(
         list[str] | None,
         typer.Argument(metavar="IMAGES", help="Files, folders, globs, or - (an image on stdin)."),
     ] = None,
-    model: Annotated[str, Option(help="An embedded model (see 'models ls') or a model folder.")] = "cifar10",
+    model: option.Model = "cifar10",
     budget: Annotated[
         str | None,
         Option(
@@ -66,28 +69,14 @@ def _classify(
             "the decoded image to the answer. Without one: until decided, or --max-orders.",
         ),
     ] = None,
-    delta: Annotated[
-        float,
-        Option(metavar="P", help="Probability of another answer than all orders would give, 0 < P < 1."),
-    ] = 0.05,
-    rule: Annotated[
-        str,
-        Option(
-            metavar="NAME",
-            help="What drops classes: paired, strict, marginal, fixed (all orders, the paper's), funnel, "
-            "clark-jaini, halving, or calibrated (see calibrate).",
-        ),
-    ] = "paired",
-    max_orders: Annotated[int, Option(min=1, max=65535, metavar="K", help="Most orders of an image.")] = 32,
+    delta: option.Delta = None,
+    rule: option.Rule = None,
+    max_orders: option.MaxOrders = None,
     top: Annotated[int, Option(min=1, metavar="N", help="Classes in the ranking, best first.")] = 5,
-    classes: Annotated[
-        str | None,
-        Option(metavar="A,B,...", show_default=False, help="Race only these classes, by name or id."),
-    ] = None,
-    seed: Annotated[int, Option(metavar="N", help="Decides the random orders.")] = 0,
-    orders: Annotated[
-        str, Option(metavar="NAME", help="Orders: uniform, antithetic, raster or constant.")
-    ] = "uniform",
+    classes: option.Classes = None,
+    seed: option.Seed = 0,
+    orders: option.Orders = None,
+    prefix: option.Prefix = None,
     aggregate: Annotated[
         str,
         Option(
@@ -95,13 +84,12 @@ def _classify(
             help="Over orders: mean (of log p), logmeanexp or softmax; the last two need --rule fixed.",
         ),
     ] = "mean",
-    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")
-    ] = "float32",
-    batch_size: Annotated[
-        str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")
-    ] = "auto",
+    crops: option.Crops = "center",
+    latent_noise: option.LatentNoise = 0.0,
+    preset: option.Preset = None,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    batch_size: option.BatchSize = "auto",
     files_from: Annotated[
         str | None,
         Option(metavar="FILE", show_default=False, help="A list of images too, a path a line; - is stdin."),
@@ -119,7 +107,7 @@ def _classify(
             "--live/--no-live", show_default=False, help="Draw the race. Default: one image, on a terminal."
         ),
     ] = None,
-    quiet: Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
+    quiet: option.Quiet = False,
 ) -> int:
     """Classify images: a label, how sure, and what it cost.
 
@@ -133,29 +121,18 @@ def _classify(
 
     request = classify.Request(
         images=images or [], model=model, budget=budget, delta=delta, rule=rule, max_orders=max_orders,
-        top=top, classes=classes, seed=seed, orders=orders, aggregate=aggregate, device=device,
-        dtype=dtype, batch_size=batch_size, files_from=files_from, json=json, trace=trace, live=live,
-        quiet=quiet, command=tuple(context.obj),
+        top=top, classes=classes, seed=seed, orders=orders, prefix=prefix, aggregate=aggregate, crops=crops,
+        latent_noise=latent_noise, device=device, dtype=dtype, batch_size=batch_size, files_from=files_from,
+        json=json, trace=trace, live=live, quiet=quiet, command=tuple(context.obj),
     )  # fmt: skip
-    return classify.run(request)
-
-
-@models.command("ls")
-def _models_ls(
-    folders: Annotated[list[str] | None, typer.Argument(metavar="[FOLDERS...]", help="Also these.")] = None,
-    json: Annotated[bool, Option("--json", help="One JSON object a model.")] = False,
-) -> int:
-    """List the embedded models: classes, size, accuracy, licence."""
-    from . import models as command
-
-    return command.ls(folders or [], json)
+    return classify.run(*apply_preset(context, preset, request))
 
 
 @app.command("doctor")
 def _doctor(
-    model: Annotated[str, Option(help="The model to measure: embedded, or a folder.")] = "cifar10",
-    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[str, Option(metavar="NAME", help="float32, bf16 or fp16.")] = "float32",
+    model: option.Model = "cifar10",
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
 ) -> int:
     """Check this machine: versions, devices, and measured passes per second.
@@ -168,6 +145,7 @@ def _doctor(
     return doctor.run(model, device, dtype, json)
 
 
+app.command("bench")(bench)
 app.command("sweep")(sweep)
 app.command("replay")(replay)
 app.command("calibrate")(calibrate)

@@ -17,7 +17,8 @@ from rich.text import Text
 from .errors import readable
 
 if TYPE_CHECKING:
-    from anytime_cls.classifier import Decision
+    from anytime_cls.classifier import Decision, ResolvedOptions
+    from anytime_cls.estimate import Estimate
 
 _LONE = re.compile("[\ud800-\udfff]")
 _STOPS = {"decided": "decided", "max-orders": "all orders used", "budget": "budget spent"}
@@ -34,6 +35,23 @@ def plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [plain(item) for item in value]
     return value
+
+
+def estimate_line(estimate: Estimate) -> str:
+    """What an image is expected to take, for people."""
+    least, most = duration(estimate.least), duration(estimate.most)
+    seconds = most if least == most else f"{least} to {most}"
+    few, many = amount(round(estimate.least_passes, 1)), amount(round(estimate.most_passes, 1))
+    if estimate.budget:
+        all_of_it = f"{amount(round(estimate.full_passes, 1))} that would take {duration(estimate.full)}"
+        return f"expected: {seconds} an image, where the budget ends: about {many} passes of {all_of_it}"
+    return f"expected: {seconds} an image, {many if few == many else f'{few} to {many}'} passes"
+
+
+def views(options: ResolvedOptions) -> str:
+    """What every order sees, where that is not the centre crop: ", random crops"."""
+    crops = ", random crops" if options.crops == "random" else ""
+    return crops + (f", latent noise {options.latent_noise:g}" if options.latent_noise else "")
 
 
 def print_json(row: Mapping[str, Any]) -> None:
@@ -80,7 +98,7 @@ def duration(seconds: float) -> str:
 
 def amount(x: float) -> str:
     """A count of passes, which may hold a prefix's share."""
-    return f"{x:,.0f}" if x == int(x) else f"{x:,.1f}"
+    return f"{x:,.0f}" if x == int(x) or x >= 99.5 else f"{x:,.1f}"
 
 
 def count(n: float, word: str) -> str:
@@ -91,6 +109,8 @@ def count(n: float, word: str) -> str:
 def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
     """Label, probability, K used, passes against the full cost, seconds, and why it stopped."""
     used = count(decision.orders, "order")
+    if decision.pass_tokens < n_tokens:
+        used += f" of {decision.pass_tokens} tokens"
     if decision.prefix:
         used = f"{decision.prefix} of {n_tokens} tokens of one order"
     line = Text(f"{readable(path)}: ")

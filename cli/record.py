@@ -6,31 +6,30 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions
-from anytime_cls.provenance import image_row, positions, versions
+from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions, ResolvedOptions
+from anytime_cls.provenance import image_row, positions
 from anytime_cls.provenance import provenance as provenance_of
 from anytime_cls.trace_write import TraceWriter
 
 from .errors import readable
-
-__all__ = ["Recorder", "provenance", "typed", "versions"]
 
 
 class Recorder:
     """Adds the images of one run to a trace. The context manager closes the trace, as TraceWriter does."""
 
     def __init__(
-        self, path: str, classifier: AnytimeClassifier, options: RaceOptions, command: Sequence[str]
+        self, path: str, classifier: AnytimeClassifier, options: ResolvedOptions, command: Sequence[str]
     ):
         ids = classifier.card.class_ids(options.classes).tolist()
         self._position = positions(ids)
+        self._k_max = options.k_max
         labels = [classifier.labels[index] for index in ids]
         self._writer = TraceWriter.create(path, provenance(classifier, options, command), labels)
 
     def add(self, index: int, path: str, result: Decision | Failure) -> None:
         """One image, the index-th of the run, as soon as it is done."""
         key = f"{index}:{path}".replace("\0", "\ufffd")
-        self._writer.append(*image_row(key, path, -1, result, self._position), index)
+        self._writer.append(*image_row(key, path, -1, result, self._position, self._k_max), index)
 
     def __enter__(self) -> Recorder:
         return self

@@ -14,10 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from . import options as option
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain, readable
+from .preset import apply_preset
 
 if TYPE_CHECKING:
-    from anytime_cls.classifier import RaceOptions
+    from anytime_cls.classifier import ResolvedOptions
     from anytime_cls.datasets import Dataset
     from anytime_cls.sweep import Shard, Tally
     from anytime_cls.zoo import ModelCard
@@ -34,10 +36,13 @@ class Request:
 
     dataset: str
     model: str
-    rule: str
-    delta: float
-    max_orders: int
-    orders: str
+    rule: str | None
+    delta: float | None
+    max_orders: int | None
+    orders: str | None
+    prefix: int | None
+    crops: str
+    latent_noise: float
     seed: int
     budget: str | None
     classes: str | None
@@ -71,32 +76,21 @@ def sweep(
             "tiny-imagenet, a folder of class folders, hfds:NAME or wds:URL.",
         ),
     ],
-    model: Annotated[str, Option(help="An embedded model (see 'models ls') or a model folder.")] = "cifar10",
-    rule: Annotated[
-        str,
-        Option(
-            metavar="NAME",
-            help="What drops classes, as in 'classify'; fixed scores everything, so that 'replay' can run "
-            "any rule over the trace.",
-        ),
-    ] = "paired",
-    delta: Annotated[
-        float,
-        Option(metavar="P", help="Probability of another answer than all orders would give, 0 < P < 1."),
-    ] = 0.05,
-    max_orders: Annotated[int, Option(min=1, max=65535, metavar="K", help="Most orders of an image.")] = 32,
-    orders: Annotated[
-        str, Option(metavar="NAME", help="Orders: uniform, antithetic, raster or constant.")
-    ] = "uniform",
+    model: option.Model = "cifar10",
+    rule: option.Rule = None,
+    delta: option.Delta = None,
+    max_orders: option.MaxOrders = None,
+    orders: option.Orders = None,
+    prefix: option.Prefix = None,
+    crops: option.Crops = "center",
+    latent_noise: option.LatentNoise = 0.0,
+    preset: option.Preset = None,
     seed: Annotated[int, Option(metavar="N", help="Decides the random orders, and --limit's choice.")] = 0,
     budget: Annotated[
         str | None,
         Option(metavar="AMOUNT", show_default=False, help="Most to spend on an image, as in 'classify'."),
     ] = None,
-    classes: Annotated[
-        str | None,
-        Option(metavar="A,B,...", show_default=False, help="Only these classes, by name or id."),
-    ] = None,
+    classes: option.Classes = None,
     limit: Annotated[
         int | None,
         Option(min=1, metavar="N", show_default=False, help="Only N images, spread evenly over the classes."),
@@ -152,14 +146,10 @@ def sweep(
             help="Only the i-th (1 to n) of n shares, into a file of its own; 'trace merge' joins them.",
         ),
     ] = None,
-    device: Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")] = "auto",
-    dtype: Annotated[
-        str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")
-    ] = "float32",
-    batch_size: Annotated[
-        str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")
-    ] = "auto",
-    quiet: Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")] = False,
+    device: option.Device = "auto",
+    dtype: option.Dtype = "float32",
+    batch_size: option.BatchSize = "auto",
+    quiet: option.Quiet = False,
     json: Annotated[
         bool, Option("--json", help="One JSON object at the end, in place of the table.")
     ] = False,
@@ -176,19 +166,21 @@ def sweep(
     Example: anytime-cls sweep cifar10 --root data/cifar10/test --rule fixed --limit 1000
              anytime-cls sweep imagenet --model randar-l --workers 8 -o in1k.h5 --resume
     """
-    return run(
-        Request(
-            dataset=dataset, model=model, rule=rule, delta=delta, max_orders=max_orders, orders=orders,
-            seed=seed, budget=budget, classes=classes, limit=limit, ids=ids, root=root, labels=labels,
-            record_prefixes=record_prefixes, trace=trace, resume=resume, overwrite=overwrite,
-            workers=workers, engine=engine, address=address, shard=shard, device=device, dtype=dtype,
-            batch_size=batch_size, quiet=quiet, json=json, command=tuple(context.obj),
-        )
+    request = Request(
+        dataset=dataset, model=model, rule=rule, delta=delta, max_orders=max_orders, orders=orders,
+        prefix=prefix, crops=crops, latent_noise=latent_noise, seed=seed, budget=budget, classes=classes,
+        limit=limit, ids=ids, root=root, labels=labels, record_prefixes=record_prefixes, trace=trace,
+        resume=resume, overwrite=overwrite, workers=workers, engine=engine, address=address, shard=shard,
+        device=device, dtype=dtype, batch_size=batch_size, quiet=quiet, json=json, command=tuple(context.obj),
     )  # fmt: skip
+    return run(*apply_preset(context, preset, request))
 
 
-def run(request: Request) -> int:
-    """Returns the exit code. Raises Refused before any work if the request makes no sense."""
+def run(request: Request, note: str = "") -> int:
+    """Returns the exit code. Raises Refused before any work if the request makes no sense.
+
+    note: a line about the request, for people.
+    """
     try:
         plan = Plan(request)
     except ValueError as error:
@@ -197,8 +189,10 @@ def run(request: Request) -> int:
     from anytime_cls.trace import TraceError
     from anytime_cls.workers import WorkersError
 
-    from .sweep_show import Interrupts
+    from .sweep_show import Interrupts, say
 
+    if note:
+        say(note, request.quiet)
     with Interrupts(request.quiet) as interrupts:
         try:
             return plan.run(interrupts)
@@ -221,7 +215,7 @@ class Plan:
     def __init__(self, request: Request):
         self.request = request
         self.begun = False  # there is a trace to go on with
-        self.batch_size = _batch_size(request.batch_size)
+        self.batch_size = option.batch_size(request.batch_size)
         prefixes = _prefixes(request.record_prefixes)
         if request.resume and request.overwrite:
             raise ValueError("--resume goes on with a trace, --overwrite replaces it: leave one out")
@@ -235,30 +229,27 @@ class Plan:
             from anytime_cls.budget import parse_budget
 
             parse_budget(request.budget)
-        from anytime_cls.rules import model_rule
         from anytime_cls.zoo import read_card
 
         self.card: ModelCard = read_card(request.model)
-        model_rule(
-            self.card.fields, request.rule, request.delta, request.max_orders, None, request.orders
-        )
+        option.check_race(
+            self.card, request.rule, request.delta, request.max_orders, request.orders, request.prefix,
+            request.crops, request.latent_noise,
+        )  # fmt: skip
         self.dataset = self._dataset()
-        if request.trace is None:
-            self.out = self._output(Path(self._default_name()))
 
         from anytime_cls.classifier import RaceOptions, choose_device, choose_dtype
-        from anytime_cls.provenance import model_config
         from anytime_cls.sweep import Shard, sweep_options, threads_each
 
         self.shard: Shard | None = None if request.shard is None else Shard.parse(request.shard)
         options = RaceOptions(
             rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
-            seed=request.seed, orders=request.orders, prefixes=prefixes,
+            seed=request.seed, orders=request.orders, prefix=request.prefix, prefixes=prefixes,
+            crops=request.crops, latent_noise=request.latent_noise,
         )  # fmt: skip
-        tokens = model_config(self.card).n_tokens
-        if prefixes and prefixes[-1] >= tokens:
-            raise ValueError(f"--record-prefixes must be below the {tokens} tokens of an image")
-        self.options: RaceOptions = sweep_options(self.dataset, self.card, options)
+        self.options: ResolvedOptions = sweep_options(self.dataset, self.card, options)
+        if request.trace is None:
+            self.out = self._output(Path(self._default_name()))
         self.device = str(choose_device(request.device))
         choose_dtype(request.dtype)
         on_cpu = self.device == "cpu" and request.engine == _LOCAL  # on Ray its nodes decide
@@ -270,18 +261,15 @@ class Plan:
         from anytime_cls.datasets import open_dataset
 
         request = self.request
-        classes = None
-        if request.classes is not None:
-            classes = [item.strip() for item in request.classes.split(",") if item.strip()]
         return open_dataset(
-            request.dataset, self.card, root=request.root, classes=classes, limit=request.limit,
-            ids=request.ids, labels_file=request.labels, seed=request.seed,
+            request.dataset, self.card, root=request.root, classes=option.names(request.classes),
+            limit=request.limit, ids=request.ids, labels_file=request.labels, seed=request.seed,
         )  # fmt: skip
 
     def _default_name(self) -> str:
         """DATASET-MODEL-RULE.h5, with the shard's number if there is one."""
         shard = f"-{self.request.shard.replace('/', '-of-')}" if self.request.shard else ""
-        parts = (self.dataset.name, self.card.name, self.request.rule)
+        parts = (self.dataset.name, self.card.name, self.options.rule)
         return "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in parts) + f"{shard}.h5"
 
     def _output(self, path: Path) -> Path:
@@ -379,16 +367,6 @@ class Plan:
         return lambda writer, meter, interrupts: run_workers(
             crew, count, self.dataset, writer, meter, self.shard, interrupts
         )
-
-
-def _batch_size(text: str) -> int | None:
-    """A number of rows, or None for `auto`. Raises ValueError."""
-    clean = text.strip().lower()
-    if clean == "auto":
-        return None
-    if not clean.isdecimal() or int(clean) == 0:
-        raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {text!r}")
-    return int(clean)
 
 
 def _prefixes(text: str | None) -> tuple[int, ...]:

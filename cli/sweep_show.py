@@ -16,9 +16,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
-from anytime_cls.pareto import wilson
+from anytime_cls.outcome import outcome
+from anytime_cls.rules import DELTA_RULES
 from anytime_cls.sweep import Tally
-from anytime_cls.trace import Trace, summary
+from anytime_cls.trace import Trace
 
 from .errors import FAILED, INTERRUPTED, complain, readable
 from .output import amount, duration, print_json, print_text
@@ -132,8 +133,9 @@ def report(path: Path, as_json: bool, tally: Tally | None) -> int:
 
     tally: of this attempt; None when there was nothing left to do, which is no failure.
     """
+    names = ("dataset", "model", "rule", "delta", "k_max", "pass_tokens", "budget", "seed", "shard")
     with Trace.open(path) as trace:
-        found = outcome(trace)
+        found = {name: trace.attrs[name] for name in names if name in trace.attrs} | outcome(trace)
     wall = None if tally is None else time.monotonic() - tally.began
     found |= {"wall_seconds": wall, "trace": str(path)}
     if as_json:
@@ -146,24 +148,6 @@ def report(path: Path, as_json: bool, tally: Tally | None) -> int:
         f"{found['errors']} of {found['images']} images could not be classified: the trace says why "
         "(column error)", FAILED,
     )  # fmt: skip
-
-
-def outcome(trace: Trace) -> dict[str, Any]:
-    """What a finished sweep came to, for a table or JSON."""
-    found = summary(trace)
-    labelled = found["labelled"]
-    low, high = wilson(found["accuracy"], labelled) if labelled else (None, None)
-    full = len(trace.labels) * trace.attrs["k_max"]
-    used = found["token_fraction_mean"]
-    names = ("dataset", "model", "rule", "delta", "k_max", "budget", "seed", "shard")
-    return {
-        **{name: trace.attrs[name] for name in names if name in trace.attrs},
-        **found,
-        "accuracy_low": low,
-        "accuracy_high": high,
-        "full_passes": full,
-        "saving": 1 / used if used > 0 else None,
-    }
 
 
 def size(n: int) -> str:
@@ -180,15 +164,17 @@ def show_table(found: dict[str, Any], tally: Tally | None) -> None:
 
     shard = f", shard {found['shard']}" if found.get("shard") else ""
     row("data set", f"{found['dataset']}{shard}, {found['images']} images, {found['classes']} classes")
-    delta = f" at δ = {found['delta']:g}" if found["rule"] in ("paired", "strict", "marginal") else ""
-    row("model, rule", f"{found['model']}, {found['rule']}{delta}, at most {found['k_max']} orders")
+    delta = f" at δ = {found['delta']:g}" if found["rule"] in DELTA_RULES else ""
+    tokens = f" of {found['pass_tokens']} tokens" if found.get("pass_tokens") else ""
+    row("model, rule", f"{found['model']}, {found['rule']}{delta}, at most {found['k_max']} orders{tokens}")
     if found["labelled"]:
         low, high = found["accuracy_low"], found["accuracy_high"]
         row("accuracy", f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]")
     if found["images"] > found["errors"]:
         k = (found[f"orders_{name}"] for name in ("mean", "median", "p95"))
         row("orders K", "mean {:.1f}, median {:.0f}, 95 % {:.0f}".format(*k))
-        saving = f", {found['saving']:.1f}× less compute" if found["saving"] else ""
+        than = f" than {found['k_max']} whole orders of all classes"
+        saving = f", {found['saving']:.1f}× less compute{than}" if found["saving"] else ""
         row("passes", f"{found['passes_mean']:.1f} an image, of {amount(found['full_passes'])}{saving}")
         stops = ", ".join(f"{name} {count}" for name, count in found["stop"].items())
         row("stopped by", stops)

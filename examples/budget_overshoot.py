@@ -19,8 +19,8 @@ def main() -> None:
     parser.add_argument("--model", default="cifar10")
     parser.add_argument("--budget", default="0.5s")
     parser.add_argument("--images", type=int, default=200)
-    parser.add_argument("--rule", default="paired")
-    parser.add_argument("--max-orders", type=int, default=32)
+    parser.add_argument("--rule", help="on whole orders; default: the race that the model recommends")
+    parser.add_argument("--max-orders", type=int)
     args = parser.parse_args()
 
     budget = parse_budget(args.budget)
@@ -28,6 +28,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).choice(len(files), min(len(files), args.images), replace=False)
     classifier = AnytimeClassifier.load(args.model)
     options = RaceOptions(rule=args.rule, budget=budget, max_orders=args.max_orders)
+    options = options.resolve(classifier.card)
     results = [
         r for r in classifier.classify_many((files[i] for i in chosen), options) if isinstance(r, Decision)
     ]
@@ -35,7 +36,7 @@ def main() -> None:
     seconds = np.array([r.seconds for r in results])
     over = np.maximum(seconds / budget.amount - 1, 0)
     stopped = np.mean([r.stop == "budget" for r in results])
-    print(f"{len(results)} images, budget {budget}, rule {args.rule}, max orders {args.max_orders}")
+    print(f"{len(results)} images, budget {budget}, rule {options.rule}, max orders {options.max_orders}")
     print(f"stopped by the budget: {stopped:.0%}; mean orders {np.mean([r.orders for r in results]):.1f}")
     for name, q in (("median", 0.5), ("95th percentile", 0.95), ("99th percentile", 0.99), ("worst", 1.0)):
         print(f"{name:>16}: {np.quantile(seconds, q):.4f} s, overshoot {np.quantile(over, q):.2%}")

@@ -18,5 +18,5 @@ for path, result in zip(paths, classifier.classify_many(paths, options), strict=
     runner_up = result.ranking[1]
     print(
         f"{path}: {result.label} ({result.probability:.0%}; then {runner_up.label}), "
-        f"{result.passes:g} of {result.full_passes} passes in {result.seconds:.2f} s, {result.stop}"
+        f"{result.passes:.3g} of {result.full_passes:.3g} passes in {result.seconds:.2f} s, {result.stop}"
     )

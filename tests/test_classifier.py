@@ -84,7 +84,7 @@ def test_batches_of_any_size_give_the_same_bits(classifier, rule):
     seen = []
     for batch_size, chunks in ((8, [9]), (32, [9]), (64, [9]), (32, [4, 1, 4]), (11, [2, 7])):
         many = AnytimeClassifier(classifier.card, model, classifier.tokenizer, batch_size)
-        assert many.engine.tile == 8
+        assert many.engine.tile(64) == 8
         rest, decisions = iter(images), []
         for size in chunks:
             decisions += many.classify_many([next(rest) for _ in range(size)], options)

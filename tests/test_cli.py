@@ -22,7 +22,7 @@ from anytime_cls_cli.main import main
 
 ROW = {
     "path", "label", "index", "probability", "separation", "stop", "orders", "passes", "full_passes",
-    "prefix", "seconds", "ranking",
+    "prefix", "pass_tokens", "seconds", "ranking",
 }  # fmt: skip
 
 

@@ -7,7 +7,7 @@ import torch
 from anytime_cls.budget import Budget
 from anytime_cls.engine import ACTIVE_RACES, WINDOW, Engine, Job
 from anytime_cls.orders import OrderSampler
-from anytime_cls.race import Race
+from anytime_cls.race import Race, run
 from anytime_cls.randar import RandAR, RandARConfig
 from anytime_cls.rules import FixedRule, FunnelRule, HalvingRule
 
@@ -24,13 +24,14 @@ def model():
     return net.eval()
 
 
-def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform", prefixes=()):
+def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform", prefixes=(), length=0):
     rng = np.random.default_rng(index)
     ids = np.arange(C) if classes is None else np.array(classes)
-    orders = OrderSampler(sampler, N, seed=5)
+    orders = OrderSampler(sampler, N, seed=5, prefix=length or None)
     race = Race(len(ids), k_max // orders.block, rule or FunnelRule(), orders.block)
     content = index.to_bytes(2, "big")
-    return Job(index, rng.integers(0, 24, N), content, race, ids, orders, budget, prefixes=prefixes)
+    tokens = rng.integers(0, 24, N)
+    return Job(index, tokens, content, race, ids, orders, budget, prefixes=prefixes, length=length)
 
 
 def by_index(jobs):
@@ -81,7 +82,7 @@ def test_packing_leaves_no_trace(model, rule):
     kinds = [Rounding(model), model]
     for net in kinds:
         alone = {i: written(next(Engine(net).race([job(i, rule, prefixes=(3, 9))]))) for i in range(7)}
-        tile = Engine(net).tile
+        tile = Engine(net).tile(N)
         for batch_size in (tile, tile + 3, 2 * tile, 5 * tile):
             for company in ((0, 1, 2, 3, 4, 5, 6), (5, 2, 6), (3, 1, 4)):
                 race = Engine(net, batch_size).race(job(i, rule, prefixes=(3, 9)) for i in company)
@@ -91,7 +92,7 @@ def test_packing_leaves_no_trace(model, rule):
 def test_a_padded_tile_costs_no_passes(model):
     engine = Engine(model)
     done = next(engine.race([job(0)]))
-    assert engine.tile > C and engine.passes == done.race.passes == done.spending.passes
+    assert engine.tile(N) > C and engine.passes == done.race.passes == done.spending.passes
 
 
 def test_rounds_count_the_requests_of_the_race(model):
@@ -119,6 +120,87 @@ def test_prefixes_are_recorded_on_the_way(model):
         assert np.allclose(record.values, expected, atol=1e-4)
         assert np.array_equal(record.values, record.values.astype(np.float32))
     assert done.race.passes == plain.race.passes == done.spending.passes
+
+
+@pytest.mark.parametrize("sampler", ["uniform", "stratified"])
+@pytest.mark.parametrize("length", [1, 4, 8])
+def test_a_pass_may_score_the_first_tokens_only(model, sampler, length):
+    done = next(Engine(model).race([job(0, FixedRule(), k_max=5, sampler=sampler, length=length)]))
+    for k in range(5):
+        order = torch.from_numpy(done.sampler.order(done.content, k)).expand(C, N)
+        with torch.inference_mode():
+            log_p = model(torch.from_numpy(done.tokens).expand(C, N), torch.arange(C), order)[:, :length]
+        assert np.allclose(done.race.by_order[k], log_p.double().sum(1).numpy(), atol=1e-4)
+    assert {r.prefix for r in done.records} == {length} and done.stop == "max-orders"
+    share = model.config.flops(length) / model.config.flops()
+    assert done.spending.passes == pytest.approx(5 * C * share) and done.race.passes == 5 * C
+
+
+class Rungs(FunnelRule):
+    """The funnel behind two rungs; a gap that drops some and keeps some."""
+
+    rungs = ((2, 0.5), (4, 1.0))
+
+
+def test_a_race_with_rungs_is_the_race_of_its_scores(model):
+    """Who leaves, what is answered and what it costs: as `run` has it from the same log-likelihoods."""
+    for index in range(8):
+        full = next(Engine(model).race([job(index, FixedRule(), prefixes=(2, 4), length=8)]))
+        at = {(r.order, r.prefix): r.values for r in full.records}
+        outcome = run(Rungs(), full.race.by_order[None], {m: at[0, m][None] for m in (2, 4)})
+        done = next(Engine(model).race([job(index, Rungs(), length=8)]))
+        race = done.race
+        assert (race.leader, race.n) == (outcome.prediction[0], outcome.pulls[0])
+        assert race.passes == outcome.passes[0] + outcome.rung_rows[0].sum()
+        cost = [model.config.flops(m) / model.config.flops() for m in (2, 4, 8)]
+        spent = np.dot(cost, [*outcome.rung_rows[0], outcome.passes[0]])
+        assert done.spending.passes == pytest.approx(spent)
+        np.testing.assert_allclose(race.rung_gap, outcome.rung_gap[0], atol=1e-4)
+        means, answer = race.means(), race.leader
+        assert np.isfinite(means).all() and means.argmax() == answer
+        assert (means[~np.isnan(race.rung_gap)] < means[answer]).all()
+        assert {r.prefix for r in done.records} <= {2, 4, 8} and done.records[0].prefix == 2
+
+
+def test_rungs_and_whole_passes_of_many_races_are_packed_without_a_trace(model):
+    """Batches hold one length at a time; whose, changes nothing."""
+    alone = {i: written(next(Engine(model).race([job(i, Rungs(), length=8)]))) for i in range(7)}
+    for batch_size in (8, 24):
+        for done in Engine(model, batch_size).race(job(i, Rungs(), length=8) for i in (5, 2, 6, 0, 1)):
+            assert written(done) == alone[done.index]
+
+
+def test_a_budget_that_ends_at_a_rung_answers_from_it(model):
+    share = model.config.flops(2) / model.config.flops()
+    for unit in ("passes", "flops"):
+        amount = 1.01 * C * share * (1 if unit == "passes" else model.config.flops())
+        rule = Rungs()
+        object.__setattr__(rule, "rungs", ((2, 50.0), (4, 1.0)))
+        done = next(Engine(model).race([job(0, rule, budget=Budget(amount, unit), length=8)]))
+        assert done.stop == "budget" and {r.prefix for r in done.records} == {2}
+        assert done.race.leader == done.records[0].values.argmax()
+
+
+def test_a_race_alone_looks_ahead_where_batches_are_dear(model):
+    """Fewer batches, the same answer after the same orders; a budget in passes is not spent in vain."""
+    rule = FunnelRule(((0.25, 3), (0.5, 2), (0.75, 1)))
+    for budget in (None, Budget(60.0, "seconds"), Budget(100, "passes")):
+        batches, done = {}, {}
+        for overhead in (0.0, 5e-3):
+            engine = Engine(model)
+            engine.cost.overhead, engine.cost.slope = overhead, 1e-4
+            counted = []
+            handle = model.register_forward_pre_hook(lambda *_, seen=counted: seen.append(1))
+            done[overhead] = next(engine.race([job(0, rule, k_max=16, budget=budget)], pad=False))
+            handle.remove()
+            batches[overhead] = len(counted)
+        plain, ahead = (done[overhead].race for overhead in (0.0, 5e-3))
+        assert (plain.leader, plain.orders) == (ahead.leader, ahead.orders)
+        np.testing.assert_array_equal(plain.left_at, ahead.left_at)
+        if budget and budget.unit == "passes":
+            assert ahead.passes == plain.passes
+        else:
+            assert ahead.passes >= plain.passes and batches[5e-3] < batches[0.0]
 
 
 class Patient(FixedRule):
@@ -340,7 +422,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(model):
 
     engine = Engine(Small(model), batch_size=64)
     done = next(engine.race([job(0)]))
-    assert engine.tile <= 5
+    assert engine.tile(N) <= 5
     assert done.race.leader == next(Engine(model).race([job(0)])).race.leader
 
 

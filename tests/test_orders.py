@@ -31,7 +31,9 @@ GOLDEN = [
     k=st.integers(0, 1000),
 )
 def test_every_order_is_a_permutation(name, n_tokens, seed, content, k):
-    order = OrderSampler(name, n_tokens, seed).order(content, k)
+    if name == "stratified" and n_tokens == 1:
+        return
+    order = OrderSampler(name, n_tokens, seed, prefix=1).order(content, k)
     assert order.dtype == np.int64
     assert sorted(order) == list(range(n_tokens))
 
@@ -45,18 +47,18 @@ def test_orders_never_change(name, seed, k, first):
 @pytest.mark.parametrize("name", SAMPLERS)
 def test_orders_do_not_depend_on_what_was_drawn_before(name):
     """Neither on call history nor on NumPy's global state nor on the sampler object."""
-    sampler = OrderSampler(name, 64)
+    sampler = OrderSampler(name, 64, prefix=8)
     forward = [sampler.order(IMAGE, k) for k in range(6)]
     np.random.seed(1)
     sampler.order(b"another", 3)
-    backward = [OrderSampler(name, 64).order(IMAGE, k) for k in reversed(range(6))][::-1]
+    backward = [OrderSampler(name, 64, prefix=8).order(IMAGE, k) for k in reversed(range(6))][::-1]
     np.testing.assert_array_equal(forward, backward)
 
 
 def test_an_order_handed_out_may_be_changed():
     """Callers own what they get: writing to it does not change the next one."""
     for name in SAMPLERS:
-        sampler = OrderSampler(name, 16)
+        sampler = OrderSampler(name, 16, prefix=4)
         before = sampler.order(IMAGE, 1).copy()
         sampler.order(IMAGE, 1)[:] = 0
         np.testing.assert_array_equal(sampler.order(IMAGE, 1), before)
@@ -106,6 +108,35 @@ def test_the_paper_s_baselines_are_one_order():
     assert raster.block == constant.block == OrderSampler("uniform", 64).block == 1
 
 
+@pytest.mark.parametrize("m", [1, 4, 16, 32])
+def test_stratified_prefixes_partition_the_image(m):
+    """The first m tokens of N/m successive orders are every token once; the next block's are other sets."""
+    sampler, strata = OrderSampler("stratified", 64, prefix=m), 64 // m
+    blocks = [[sampler.order(IMAGE, b * strata + j)[:m] for j in range(strata)] for b in range(3)]
+    for block in blocks:
+        assert sorted(np.concatenate(block)) == list(range(64))
+    if m > 1:
+        assert {frozenset(part) for part in blocks[0]} != {frozenset(part) for part in blocks[1]}
+
+
+def test_every_stratum_is_a_uniform_subset():
+    """Each token is in the j-th stratum of an image's first block as often as any: χ², false alarm 1e-4."""
+    sampler, n = OrderSampler("stratified", 64, prefix=8), 2400
+    counts = np.zeros((8, 64))
+    for i in range(n):
+        for j in range(8):
+            counts[j, sampler.order(b"%d" % i, j)[:8]] += 1
+    expected = n / 8
+    statistic = ((counts - expected) ** 2 / expected / (1 - 1 / 8)).sum(axis=1) * 63 / 64
+    assert statistic.max() < chi2.isf(1e-4 / 8, 63)
+
+
+@pytest.mark.parametrize("m", [None, 64, 5, 100])
+def test_strata_must_divide_the_image(m):
+    with pytest.raises(ValueError, match="one of 1, 2, 4, 8, 16, 32"):
+        OrderSampler("stratified", 64, prefix=m)
+
+
 @pytest.mark.parametrize("over", ["images", "numbers"])
 def test_uniform_orders_are_uniform(over):
     """All 4! permutations equally often, over images and over k: χ² fails by chance once in 10,000."""
@@ -137,5 +168,5 @@ def test_successive_orders_of_an_image_are_unrelated():
 
 
 def test_an_unknown_sampler_is_refused_with_the_choices():
-    with pytest.raises(ValueError, match="uniform, antithetic, raster, constant"):
+    with pytest.raises(ValueError, match="uniform, antithetic, stratified, raster, constant"):
         OrderSampler("spiral", 64)

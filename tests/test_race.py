@@ -94,6 +94,24 @@ def test_scores_that_arrive_early_wait_their_turn(rule, tensor, seed):
     assert (race.leader, race.n) == (asked.leader, asked.n)
 
 
+@settings(max_examples=60, deadline=None)
+@given(rule=ANY_RULE, tensor=score_tensors(), seed=st.integers(0, 2**32))
+def test_looking_ahead_changes_no_decision(rule, tensor, seed):
+    """Orders taken before their turn, of whoever was in then: the same answer after the same pulls."""
+    scores, block = tensor
+    rng = np.random.default_rng(seed)
+    asked = play(rule, scores, block)
+    race = Race(scores.shape[1], len(scores) // block, rule, block)
+    while not race.done:
+        requests = [race.request(), *(race.request_ahead() for _ in range(rng.integers(0, 4)))]
+        for request in requests:
+            for order in request.orders:
+                race.record(order, request.classes, scores[order, request.classes])
+    np.testing.assert_array_equal(race.left_at, asked.left_at)
+    assert (race.leader, race.n) == (asked.leader, asked.n) and race.passes >= asked.passes
+    np.testing.assert_allclose(race.means(), asked.means())
+
+
 @settings(max_examples=40, deadline=None)
 @given(rule=ANY_RULE, tensors=st.lists(st.integers(0, 2**32), min_size=1, max_size=5))
 def test_a_stack_of_races_is_each_race(rule, tensors):

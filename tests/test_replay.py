@@ -253,7 +253,7 @@ def test_priors_are_the_traces_the_models_or_a_calibrations(tmp_path, tiny_model
     file = tmp_path / "cal.json"
     file.write_text(json.dumps({"priors": {}, "calibrated": [entry], "model_sha256": "ab" * 32}))
     with Trace.open(full_trace(tmp_path / "t.h5", races(10, 5))) as trace:
-        assert model_fields(trace) == {"priors": FIELDS["priors"]}
+        assert model_fields(trace) == {"priors": FIELDS["priors"], "temperature": 1.5}
         assert model_fields(trace, calibration=file)["calibrated"] == [entry]
         with pytest.raises(ReplayError, match=r"recorded with other weights than .*tiny"):
             model_fields(trace, model=str(tiny_model_dir))
@@ -287,12 +287,14 @@ def record(path, classifier, photos, options):
     from anytime_cls.provenance import image_row, positions, provenance
     from anytime_cls.trace_write import TraceWriter
 
+    options = options.resolve(classifier.card)
     ids = classifier.card.class_ids(options.classes)
     attrs = provenance(classifier.card, options, "photos", "cpu", "float32")
     decisions = list(classifier.classify_many(photos, options))
     with TraceWriter.create(path, attrs, [classifier.labels[c] for c in ids], overwrite=True) as writer:
         for i, decision in enumerate(decisions):
-            row, scores = image_row(f"im{i}", photos[i].name, i % 10, decision, positions(ids.tolist()))
+            row, scores = image_row(f"im{i}", photos[i].name, i % 10, decision, positions(ids.tolist()),
+                                    options.k_max)  # fmt: skip
             writer.append(row, scores, i)
     return decisions
 

@@ -1,0 +1,123 @@
+"""Options that several commands share, as types of their parameters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from typer import Option
+
+if TYPE_CHECKING:
+    from anytime_cls.zoo import ModelCard
+
+Model = Annotated[
+    str,
+    Option(
+        metavar="NAME",
+        help="An embedded model (see 'models ls'), a model folder, a pulled name (randar-l), a .safetensors "
+        "or .pt file, or hf:owner/repo/file.",
+    ),
+]
+Rule = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        show_default=False,
+        help="What drops classes: paired, strict, marginal, value, fixed (all orders, the paper's), funnel, "
+        "clark-jaini, halving, or calibrated (see 'calibrate'). Without --rule, --orders and --prefix the "
+        "race is the one that the model recommends; else paired.",
+    ),
+]
+Delta = Annotated[
+    float | None,
+    Option(
+        metavar="P",
+        show_default=False,
+        help="Probability of another answer than all orders would give, 0 < P < 1. Default: the model's, or "
+        "0.05.",
+    ),
+]
+MaxOrders = Annotated[
+    int | None,
+    Option(
+        min=1, max=65535, metavar="K", show_default=False,
+        help="Most orders of an image. Default: the model's, or 32.",
+    ),
+]  # fmt: skip
+Orders = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        show_default=False,
+        help="Orders: uniform, antithetic, stratified (with --prefix), raster or constant.",
+    ),
+]
+Prefix = Annotated[
+    int | None,
+    Option(
+        min=1, metavar="M", show_default=False,
+        help="A pass scores only the first M tokens of its order. Default: all of them.",
+    ),
+]  # fmt: skip
+Classes = Annotated[
+    str | None,
+    Option(metavar="A,B,...", show_default=False, help="Race only these classes, by name, synset or id."),
+]
+Preset = Annotated[
+    str | None,
+    Option(
+        metavar="NAME", show_default=False,
+        help="The paper's settings: paper (fixed, 20 uniform orders, mean of log p, float32), or its "
+        "baselines of one order, paper-raster and paper-constant. Options given beside it win.",
+    ),
+]  # fmt: skip
+Crops = Annotated[
+    str,
+    Option(metavar="NAME", help="center, or random: every order sees a new crop of 0.8 to 1.0 of the image."),
+]
+LatentNoise = Annotated[
+    float,
+    Option(metavar="T", help="Noise in the tokenizer's latents, 0 to 1, drawn anew for every order."),
+]
+Seed = Annotated[int, Option(metavar="N", help="Decides the random orders.")]
+Device = Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
+Dtype = Annotated[str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")]
+BatchSize = Annotated[str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")]
+Quiet = Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+
+
+def batch_size(text: str) -> int | None:
+    """--batch-size as a number, None for auto. Raises ValueError in one line."""
+    word = text.strip().lower()
+    size = int(word) if word.isdecimal() else None
+    if size == 0 or (size is None and word != "auto"):
+        raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {text!r}")
+    return size
+
+
+def names(text: str | None) -> list[str] | None:
+    """--classes as a list, None for all."""
+    return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+
+
+def check_race(
+    card: ModelCard, rule: str | None, delta: float | None, max_orders: int | None, orders: str | None,
+    prefix: int | None, crops: str = "center", latent_noise: float = 0.0,
+) -> None:  # fmt: skip
+    """Refuses options that make no sense before PyTorch is imported. Raises ValueError in one line."""
+    from anytime_cls.orders import OrderSampler
+    from anytime_cls.rules import model_rule
+    from anytime_cls.views import ViewSampler
+
+    ViewSampler(crops, latent_noise)
+    if delta is not None and not 0 < delta < 1:
+        raise ValueError(f"--delta must lie between 0 and 1, got {delta:g}")
+    if rule is None and orders is None and prefix is None:
+        return  # as the model recommends
+    tokens = int(card.fields["model"]["n_tokens"])
+    if prefix is not None and prefix > tokens:
+        raise ValueError(f"--prefix {prefix} is longer than an image's {tokens} tokens")
+    prefix = None if prefix == tokens else prefix
+    OrderSampler(orders or "uniform", tokens, prefix=prefix)
+    model_rule(
+        card.fields, rule or "paired", delta or 0.05, max_orders or 32, None, orders or "uniform", prefix
+    )
