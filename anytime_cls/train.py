@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -413,45 +413,16 @@ def finish(
 
     Held-out images give the priors and the temperature; test images (the held-out ones, and the metrics
     say so, where the data have no test folder) the accuracies at K = 1, 4, 16, 32 and the rules side by side.
+    Without calibration images neither is done: a trace (`sweep`, `calibrate`) serves many classes better.
     labels: names of the classes, in the order of the folders.
     """
     stored = {key: value.half() for key, value in model.reference_state().items()}
     model.load_reference({key: value.float() for key, value in stored.items()})
-    engine = Engine(model)
-
-    def score(stage: str, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
-        pairs = images_to_tokens(tokenizer, images.images, engine.device)
-        scores = full_scores(
-            engine, pairs, k_max, recipe.seed, lambda done: progress(stage, done, len(images))
-        )
-        return scores, images.labels.numpy()
-
-    held_scores, held_labels = score("calibration", stratified(held_out, calibration_images, recipe.seed))
-    fitted = calibrate(held_scores, held_labels)
-    scores, truth = (
-        (held_scores, held_labels)
-        if test is None
-        else score("test", stratified(test, test_images, recipe.seed))
-    )
-    priors = {key: VariancePrior.from_dict(value) for key, value in fitted["priors"].items()}
-    means = decision_means(make_rule("paired", 0.05, priors), scores)
-    probability = softmax(means / fitted["temperature"], axis=1)
-    metrics = {
-        "measured_on": "held-out training images" if test is None else "test images",
-        "images": len(truth),
-        "accuracy_at_k": accuracy_at(scores, truth),
-        "rules_at_delta_0.05": rule_table(scores, truth, priors, RULES),
-        "ece_at_decision": round(
-            expected_calibration_error(probability.max(axis=1), probability.argmax(axis=1) == truth), 4
-        ),
-    }
-    np.savez_compressed(  # every pass is kept, so that anything else can be fitted without a model
-        out / "scores.npz",
-        calibration=held_scores,
-        calibration_labels=held_labels,
-        test=scores,
-        test_labels=truth,
-    )
+    measured: dict[str, Any] = {}
+    if calibration_images:
+        chosen = stratified(held_out, calibration_images, recipe.seed)
+        tests = None if test is None else stratified(test, test_images, recipe.seed)
+        measured = measure(tokenizer, model, chosen, tests, recipe.seed, k_max, out, progress)
     config = tokenizer.config
     fields = {
         "name": name,
@@ -463,11 +434,52 @@ def finish(
         "tokenizer": {"kind": "fsq", "saw_labels": recipe.tokenizer_labels, **config.to_dict()},
         "layout": recipe.layout,
         "model": model.config.to_dict(),
-        **fitted,
-        "metrics": metrics,
+        **measured,
         "recipe": dataclasses.asdict(recipe),
     }
     return save_model(out, fields, stored, tokenizer.state_dict())
+
+
+def measure(
+    tokenizer: FSQTokenizer,
+    model: Transformer,
+    held_out: ImageSet,
+    test: ImageSet | None,
+    seed: int,
+    k_max: int,
+    out: Path,
+    progress: Callable[[str, int, int], None],
+) -> dict[str, Any]:
+    """`temperature`, `priors` and `metrics` of model.json; scores.npz in `out` keeps every score."""
+    engine = Engine(model)
+
+    def score(stage: str, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
+        pairs = images_to_tokens(tokenizer, images.images, engine.device)
+        scores = full_scores(engine, pairs, k_max, seed, lambda done: progress(stage, done, len(images)))
+        return scores, images.labels.numpy()
+
+    held_scores, held_labels = score("calibration", held_out)
+    fitted = calibrate(held_scores, held_labels)
+    scores, truth = (held_scores, held_labels) if test is None else score("test", test)
+    priors = {key: VariancePrior.from_dict(value) for key, value in fitted["priors"].items()}
+    means = decision_means(make_rule("paired", 0.05, priors), scores)
+    probability = softmax(means / fitted["temperature"], axis=1)
+    np.savez_compressed(  # every pass is kept, so that anything else can be fitted without a model
+        out / "scores.npz",
+        calibration=held_scores,
+        calibration_labels=held_labels,
+        test=scores,
+        test_labels=truth,
+    )
+    correct = probability.argmax(axis=1) == truth
+    metrics = {
+        "measured_on": "held-out training images" if test is None else "test images",
+        "images": len(truth),
+        "accuracy_at_k": accuracy_at(scores, truth),
+        "rules_at_delta_0.05": rule_table(scores, truth, priors, RULES),
+        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
+    }
+    return {**fitted, "metrics": metrics}
 
 
 def stratified(images: ImageSet, limit: int, seed: int) -> ImageSet:

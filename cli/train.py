@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Annotated
@@ -23,8 +24,24 @@ def train(
     tokenizer_labels: Annotated[
         bool, typer.Option(help="Train the tokenizer with a class head too (its tokens then know labels).")
     ] = True,
+    levels: Annotated[
+        str,
+        typer.Option(
+            metavar="L,L,...",
+            help="Quantisation levels of a token's code channels; their product is the vocabulary. Many "
+            "small ones suit many classes: 3,3,3,3,3,3.",
+        ),
+    ] = "8,8,8",
     tokenizer_epochs: Annotated[float, typer.Option(help="Passes over the data for the tokenizer.")] = 12,
     epochs: Annotated[float, typer.Option(help="Passes over the data for the transformer.")] = 12,
+    stages: Annotated[
+        str,
+        typer.Option(
+            metavar="PART:STEPS,...",
+            help="The transformer's training in stages: the part of every order that is scored, and the "
+            "share of the steps; short ones are cheap.",
+        ),
+    ] = "0.25:0.4,0.5:0.4,1:0.2",
     layout: Annotated[
         str, typer.Option(help="sigma (one position a token) or randar (two, as in the paper).")
     ] = "sigma",
@@ -33,7 +50,8 @@ def train(
     batch_size: Annotated[int, typer.Option(help="Images a step.")] = 256,
     limit: Annotated[int, typer.Option(help="Use only this many training images (0: all).")] = 0,
     calibration_images: Annotated[
-        int, typer.Option(help="Held-out images scored in full for calibration.")
+        int,
+        typer.Option(help="Held-out images scored in full for calibration; 0 leaves it to 'calibrate'."),
     ] = 500,
     test_images: Annotated[
         int, typer.Option(help="Test images scored in full for the reported accuracy.")
@@ -68,8 +86,20 @@ def train(
         raise Refused(f"--image-size must be a multiple of 4 from 8, got {image_size}")
     if layout not in LAYOUTS:
         raise Refused(f"unknown --layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    try:
+        code_levels = tuple(int(level) for level in levels.split(","))
+        pairs = [stage.split(":") for stage in stages.split(",")]
+        prefixes = tuple((float(steps), float(part)) for part, steps in pairs)
+    except ValueError:
+        raise Refused("--levels are whole numbers, as 8,8,8, and --stages PART:STEPS pairs, as 1:1") from None
+    if min(code_levels) < 2 or math.prod(code_levels) > 1 << 16:
+        raise Refused(f"--levels must be 2 or more, and make at most 65536 codes, got {levels}")
+    if abs(sum(steps for steps, _ in prefixes) - 1) > 1e-6 or not all(0 < part <= 1 for _, part in prefixes):
+        raise Refused(f"--stages: parts lie between 0 and 1 and steps add up to 1, got {stages}")
     recipe = Recipe(
         image_size=image_size,
+        levels=code_levels,
+        prefixes=prefixes,
         tokenizer_labels=tokenizer_labels,
         tokenizer_epochs=tokenizer_epochs,
         layout=layout,
@@ -130,7 +160,10 @@ def train(
         except KeyboardInterrupt:
             bar.stop()
             return complain(f"interrupted: the same command with --resume goes on from {out}", INTERRUPTED)
-    metrics = card.fields["metrics"]
+    metrics = card.fields.get("metrics")
+    if metrics is None:
+        console.print(f"{out}: model {card.name!r}, not calibrated: sweep its holdout.txt, then 'calibrate'")
+        return 0
     console.print(f"{out}: model {card.name!r}, accuracy on {metrics['images']} {metrics['measured_on']}:")
     for k, value in metrics["accuracy_at_k"].items():
         console.print(
