@@ -2,7 +2,8 @@
 
 A full trace (every class on every order) of held-out images gives the variance priors of the moderated
 bounds, and the temperature at which the soft-max of the mean log-likelihoods is a calibrated probability at
-the default rule's decision. thresholds.py goes on from there to rules that hold a stated risk.
+the default rule's decision; `measure` is what its card then says of it. thresholds.py goes on from there to
+rules that hold a stated risk.
 """
 
 from __future__ import annotations
@@ -12,17 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax
+from scipy.special import log_softmax, softmax
 
 from anytime_cls.bounds import VariancePrior, fit_variance_prior
 from anytime_cls.orders import OrderSampler
 from anytime_cls.pareto import wilson
 from anytime_cls.race import Race, run
-from anytime_cls.replay import means_at_decision
-from anytime_cls.rules import FixedRule, Rule, make_rule, sample_variance
+from anytime_cls.replay import Source, means_at_decision
+from anytime_cls.rules import (
+    RULES,
+    FixedRule,
+    Rule,
+    design_fields,
+    make_rule,
+    pull_priors,
+    sample_variance,
+)
+from anytime_cls.zoo import WEIGHTS, ModelCard
 
 if TYPE_CHECKING:  # what is fitted to a trace needs no PyTorch
     from anytime_cls.engine import Engine
+    from anytime_cls.trace import Trace
 
 Array = np.ndarray
 
@@ -107,7 +118,7 @@ def proportion(hits: Array) -> dict[str, float]:
     return {"value": round(k / n, 4), "low": round(float(low), 4), "high": round(float(high), 4), "n": n}
 
 
-def accuracy_at(scores: Array, labels: Array, ks: Iterable[int] = (1, 4, 16, 32)) -> dict[str, Any]:
+def accuracy_at(scores: Array, labels: Array, ks: Iterable[int] = (1, 4, 16, 20, 32)) -> dict[str, Any]:
     """Accuracy of the fixed-K classifier for several K, with intervals."""
     return {
         str(k): proportion(scores[:, :k].mean(axis=1).argmax(axis=1) == labels)
@@ -137,6 +148,47 @@ def rule_table(
             }
         )
     return rows
+
+
+def measure(
+    scores: Array, labels: Array, priors: dict[str, VariancePrior], temperature: float, measured_on: str
+) -> dict[str, Any]:
+    """The `metrics` of model.json from full traces [I, K, C]: fixed K, every rule at δ = 0.05, its ECE."""
+    means = decision_means(make_rule("paired", 0.05, priors), scores)
+    probability = softmax(means / temperature, axis=1)
+    correct = probability.argmax(axis=1) == labels
+    return {
+        "measured_on": measured_on,
+        "images": len(labels),
+        "accuracy_at_k": accuracy_at(scores, labels),
+        "rules_at_delta_0.05": rule_table(scores, labels, priors, RULES),
+        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
+    }
+
+
+def measure_trace(trace: Trace, card: ModelCard) -> dict[str, Any]:
+    """`measure` on the labelled images of a full trace, with what the model knows of such races.
+
+    Raises ValueError in one line for a trace that is not full, has no labels, or is of other weights.
+    """
+    if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
+        raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
+    source = Source(trace)
+    design = design_fields(card.fields, source.sampler_name, source.design_prefix())
+    found = {key: VariancePrior.from_dict(prior) for key, prior in design.get("priors", {}).items()}
+    if not {"paired", "marginal"} <= found.keys():
+        raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
+    stacks = [(images, pulls) for images, pulls in source.stacks()]
+    label = trace.images["label"][np.concatenate([images for images, _ in stacks])]
+    scores = np.concatenate([pulls for _, pulls in stacks])
+    if not (label >= 0).any():
+        raise ValueError(f"{trace.path} has no labelled images")
+    priors = pull_priors(found, source.block)
+    known = label >= 0
+    temperature = float(design.get("temperature", 1.0))
+    metrics = measure(scores[known], label[known], priors, temperature, "test images")
+    tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
+    return metrics | {"orders": source.sampler_name, **tokens, "dataset": trace.attrs.get("dataset")}
 
 
 def calibrate(scores: Array, labels: Array, delta: float = 0.05) -> dict[str, Any]:

@@ -22,7 +22,7 @@ from anytime_cls.engine import Engine, Job, Record
 from anytime_cls.image import ImageError, Source, decode
 from anytime_cls.orders import OrderSampler, block_of, check_sampler, distinct_orders
 from anytime_cls.race import AGGREGATORS, Race
-from anytime_cls.rules import CALIBRATED, PairedRule, Rule, design_fields, model_rule
+from anytime_cls.rules import CALIBRATED, CalibratedRule, PairedRule, Rule, design_fields, model_rule
 from anytime_cls.sigma import Transformer
 from anytime_cls.tokenizer import Tokenizer
 from anytime_cls.views import Views, ViewSampler
@@ -398,7 +398,7 @@ class AnytimeClassifier:
             label=labels[job.classes[leader]],
             index=int(job.classes[leader]),
             probability=float(probability[leader]),
-            separation=race.separation(self.bound(race.rule, options)),
+            separation=self._separation(job, options),
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
@@ -409,6 +409,14 @@ class AnytimeClassifier:
             ranking=ranking,
             records=tuple(job.records),
         )
+
+    def _separation(self, job: Job, options: ResolvedOptions) -> float:
+        """By the rule's bound; a decision of `calibrated` holds the risk it was calibrated to as well."""
+        race = job.race
+        found = race.separation(self.bound(race.rule, options))
+        if isinstance(race.rule, CalibratedRule) and job.stop == "decided":
+            return min(found, race.rule.delta)
+        return found
 
     def bound(self, rule: Rule, options: ResolvedOptions) -> Bound:
         """The bound that separations are reported with: the rule's own, else that of `paired`."""

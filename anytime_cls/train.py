@@ -26,24 +26,15 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.special import softmax
 from torch import Tensor, nn
 
 from anytime_cls.bounds import VariancePrior
-from anytime_cls.calibrate import (
-    accuracy_at,
-    calibrate,
-    decision_means,
-    expected_calibration_error,
-    full_scores,
-    rule_table,
-)
+from anytime_cls.calibrate import calibrate, full_scores, measure
 from anytime_cls.engine import Engine
 from anytime_cls.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.image import ImageError, center_crop, content_key, decode
 from anytime_cls.inputs import EXTENSIONS
 from anytime_cls.labels import read_table
-from anytime_cls.rules import RULES, make_rule
 from anytime_cls.sigma import Transformer
 from anytime_cls.train_tokenizer import ClassHead, PixelDecoder, augment, to_range
 from anytime_cls.zoo import ModelCard, build_transformer, save_model
@@ -422,7 +413,7 @@ def finish(
     if calibration_images:
         chosen = stratified(held_out, calibration_images, recipe.seed)
         tests = None if test is None else stratified(test, test_images, recipe.seed)
-        measured = measure(tokenizer, model, chosen, tests, recipe.seed, k_max, out, progress)
+        measured = evaluate(tokenizer, model, chosen, tests, recipe.seed, k_max, out, progress)
     config = tokenizer.config
     fields = {
         "name": name,
@@ -440,7 +431,7 @@ def finish(
     return save_model(out, fields, stored, tokenizer.state_dict())
 
 
-def measure(
+def evaluate(
     tokenizer: FSQTokenizer,
     model: Transformer,
     held_out: ImageSet,
@@ -462,8 +453,6 @@ def measure(
     fitted = calibrate(held_scores, held_labels)
     scores, truth = (held_scores, held_labels) if test is None else score("test", test)
     priors = {key: VariancePrior.from_dict(value) for key, value in fitted["priors"].items()}
-    means = decision_means(make_rule("paired", 0.05, priors), scores)
-    probability = softmax(means / fitted["temperature"], axis=1)
     np.savez_compressed(  # every pass is kept, so that anything else can be fitted without a model
         out / "scores.npz",
         calibration=held_scores,
@@ -471,14 +460,8 @@ def measure(
         test=scores,
         test_labels=truth,
     )
-    correct = probability.argmax(axis=1) == truth
-    metrics = {
-        "measured_on": "held-out training images" if test is None else "test images",
-        "images": len(truth),
-        "accuracy_at_k": accuracy_at(scores, truth),
-        "rules_at_delta_0.05": rule_table(scores, truth, priors, RULES),
-        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
-    }
+    measured_on = "held-out training images" if test is None else "test images"
+    metrics = measure(scores, truth, priors, fitted["temperature"], measured_on)
     return {**fitted, "metrics": metrics}
 
 

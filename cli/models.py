@@ -15,7 +15,7 @@ from .errors import FAILED, Refused, complain, readable
 if TYPE_CHECKING:
     from anytime_cls.zoo import ModelCard
 
-app = typer.Typer(rich_markup_mode=None, help="The models that can be raced: list, fetch, convert.")
+app = typer.Typer(rich_markup_mode=None, help="The models that can be raced: list, fetch, convert, measure.")
 
 
 @app.command("ls")
@@ -122,6 +122,42 @@ def convert(
         print(f"{out}: {numbers(done.shape)}, {done.parameters / 1e6:.1f} M numbers")
     else:
         print(f"{out}: {shape(done)}")
+    return 0
+
+
+@app.command("measure")
+def measure(
+    model: Annotated[str, typer.Argument(show_default=False, help="A model folder, or an embedded model.")],
+    trace: Annotated[
+        str,
+        typer.Argument(metavar="FULL.h5", show_default=False, help="Test images, by 'sweep --rule fixed'."),
+    ],
+) -> int:
+    """Write into a model's model.json how good it is, from a full trace of labelled test images.
+
+    Accuracy at fixed K with intervals, every rule side by side at δ = 0.05, and the calibration error of its
+    probabilities, for the orders and the prefix of the trace.
+    """
+    from anytime_cls.calibrate import measure_trace
+    from anytime_cls.thresholds import write_json
+    from anytime_cls.trace import Trace
+    from anytime_cls.zoo import ModelError, read_card
+
+    try:
+        card = read_card(model)
+        if card.files:
+            raise Refused(f"{card.path} is a file: 'models convert {card.path} FOLDER' makes a model of it")
+        with Trace.open(trace) as recorded:
+            metrics = measure_trace(recorded, card)
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    try:
+        write_json(card.path / "model.json", {**card.fields, "metrics": metrics})
+    except ModelError as error:
+        return complain(str(error), FAILED)
+    for k, value in metrics["accuracy_at_k"].items():
+        print(f"K = {k:>2}: {value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]")
+    print(f"{metrics['images']} images, expected calibration error {metrics['ece_at_decision']:.3f}")
     return 0
 
 
