@@ -12,7 +12,6 @@ the place of the token that was read.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -20,12 +19,16 @@ import torch
 from torch import Tensor, nn
 
 from anytime_cls.randar import (
-    FeedForward,
+    Block,
     RandAR,
     RandARConfig,
     RMSNorm,
-    causal_attention,
+    Rotary,
+    check_config,
+    check_state,
+    init_weights,
     rotary_table,
+    run_layers,
     score_tokens,
 )
 
@@ -42,37 +45,6 @@ class SigmaConfig(RandARConfig):
         return m * (self.n_layer * (per_position + attention) + 2 * self.dim * self.vocab_size)
 
 
-class Attention(nn.Module):
-    def __init__(self, config: SigmaConfig):
-        super().__init__()
-        self.n_head, self.head_dim = config.n_head, config.head_dim
-        self.wqkv = nn.Linear(config.dim, 3 * config.dim, bias=False)
-        self.wo = nn.Linear(config.dim, config.dim, bias=False)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        """x [B, T, dim] → same; cos, sin [B, T, 2, 1, head_dim / 2]: the query's angle and the key's."""
-        b, t, dim = x.shape
-        qkv = self.wqkv(x).view(b, t, 3, self.n_head, self.head_dim)
-        first, second = qkv[:, :, :2].chunk(2, dim=-1)
-        qk = torch.cat((first * cos - second * sin, second * cos + first * sin), dim=-1).type_as(qkv)
-        q, k = qk.permute(2, 0, 3, 1, 4)  # each [B, H, T, head_dim]
-        y = causal_attention(q, k, qkv[:, :, 2].transpose(1, 2))
-        return self.wo(y.transpose(1, 2).reshape(b, t, dim))
-
-
-class Block(nn.Module):
-    def __init__(self, config: SigmaConfig):
-        super().__init__()
-        self.attention = Attention(config)
-        self.feed_forward = FeedForward(config)
-        self.attention_norm = RMSNorm(config.dim, config.norm_eps)
-        self.ffn_norm = RMSNorm(config.dim, config.norm_eps)
-
-    def forward(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), cos, sin)
-        return x + self.feed_forward(self.ffn_norm(x))
-
-
 class SigmaGPT(nn.Module):
     """Class-conditional any-order model with :class:`~anytime_cls.randar.RandAR`'s interface."""
 
@@ -81,11 +53,7 @@ class SigmaGPT(nn.Module):
 
     def __init__(self, config: SigmaConfig):
         super().__init__()
-        grid = math.isqrt(config.n_tokens)
-        if grid * grid != config.n_tokens:
-            raise ValueError(f"n_tokens must be a square, got {config.n_tokens}")
-        if config.dim % config.n_head or config.head_dim % 4:
-            raise ValueError(f"dim {config.dim} must be n_head {config.n_head} × a multiple of 4")
+        grid = check_config(config)
         self.config = config
         self.cls_embedding = nn.Embedding(config.n_classes + 1, config.dim)  # the last row is the null class
         self.tok_embeddings = nn.Embedding(config.vocab_size, config.dim)
@@ -97,10 +65,7 @@ class SigmaGPT(nn.Module):
         cos, sin = rotary_table(grid, config.head_dim, config.rope_base)
         self.register_buffer("cos", cos, persistent=False)  # [N + 1, head_dim / 2]; the last row, all
         self.register_buffer("sin", sin, persistent=False)  # zero, is the key's that has read nothing
-        for module in self.modules():
-            if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
-        nn.init.zeros_(self.output.weight)
+        init_weights(self, self.output)
 
     def hidden(self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None) -> Tensor:
         """Final states, one a predicted token: [B, m, dim]. Arguments as RandAR's."""
@@ -114,10 +79,8 @@ class SigmaGPT(nn.Module):
         seen = self.tok_embeddings(tokens.gather(1, following[:, :-1]))
         x = torch.cat((x[:, :1], x[:, 1:] + seen), dim=1)
         angle = torch.stack((following, read), dim=2)  # [B, m, 2]
-        cos, sin = self.cos[angle].unsqueeze(3), self.sin[angle].unsqueeze(3)
-        for layer in self.layers:
-            x = layer(x, cos, sin)
-        return self.norm(x)
+        rotary = Rotary(self.cos[angle].unsqueeze(3), self.sin[angle].unsqueeze(3))
+        return self.norm(run_layers(self.layers, x, rotary, None, self.config))
 
     def token_log_probs(
         self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None
@@ -134,14 +97,7 @@ class SigmaGPT(nn.Module):
     def load_reference(self, state: Mapping[str, Tensor]) -> None:
         """Load stored weights. Raises ValueError naming what is wrong."""
         expected = self.reference_state()
-        different = sorted(expected.keys() ^ state.keys())
-        if different:
-            raise ValueError(f"weights do not match this model: {different[0]!r} is on one side only")
-        for key, value in expected.items():
-            if state[key].shape != value.shape:
-                raise ValueError(
-                    f"{key} has shape {tuple(state[key].shape)}, this model needs {tuple(value.shape)}"
-                )
+        check_state(expected, state)
         self.load_state_dict({key: state[key].to(value.dtype) for key, value in expected.items()})
 
 

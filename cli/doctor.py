@@ -13,11 +13,11 @@ import torch
 
 from anytime_cls import cost
 from anytime_cls.classifier import DTYPES, AnytimeClassifier, choose_device, choose_dtype
+from anytime_cls.provenance import versions
 from anytime_cls.zoo import embedded_names
 
 from .errors import FAILED, Refused, readable
 from .output import duration, print_json
-from .record import versions
 
 BATCHES = (1, 4, 16, 32)
 REPEATS = 5

@@ -1,6 +1,7 @@
 """The transformer against the reference code's numbers, and against itself where only we can know."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.randar import RandAR, RandARConfig, score_tokens
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -58,6 +59,35 @@ def test_training_attention_equals_inference_attention(golden):
     assert torch.allclose(fused, written, atol=1e-5)
 
 
+def test_scoring_in_place_equals_scoring_with_gradients(golden, monkeypatch):
+    """Without gradients, on a CPU, layers overwrite what they read, a slice at a time."""
+    model, state, data = golden
+    for prefix in (None, 5):
+        with torch.enable_grad():
+            out_of_place = model(*rows(data), prefix).detach()
+        for numbers in (1, 5000, 1 << 30):
+            monkeypatch.setattr("anytime_cls.randar.SLICE", numbers)
+            with torch.inference_mode():
+                assert torch.allclose(model(*rows(data), prefix), out_of_place, atol=1e-5)
+    back = model.reference_state()
+    assert all(torch.equal(back[key], state[key]) for key in state), "scoring changed the weights"
+
+
+def test_two_threads_may_score_at_once(golden):
+    """What layers overwrite belongs to one call."""
+    model, _, data = golden
+    tokens, classes, orders = (x.repeat(8, *[1] * (x.ndim - 1)) for x in rows(data))
+
+    @torch.inference_mode()
+    def score(shift):
+        return model(tokens, (classes + shift) % model.config.n_classes, orders)
+
+    alone = [score(shift) for shift in range(4)]
+    with ThreadPoolExecutor(4) as pool:
+        together = list(pool.map(score, [0, 1, 2, 3] * 3))
+    assert all(torch.equal(got, alone[i % 4]) for i, got in enumerate(together))
+
+
 def test_rows_do_not_depend_on_their_batch(golden):
     model, _, data = golden
     tokens, classes, orders = rows(data)
@@ -96,9 +126,26 @@ def test_logits_in_chunks_equal_logits_at_once(golden, monkeypatch):
     model, _, data = golden
     with torch.inference_mode():
         whole = model(*rows(data))
-        monkeypatch.setattr("anytime_cls.randar.LOGIT_CHUNK", 7 * model.config.vocab_size)
+        monkeypatch.setattr("anytime_cls.randar.LOGIT_CHUNK", {"cpu": 7 * model.config.vocab_size})
         chunked = model(*rows(data))
     assert torch.allclose(whole, chunked, atol=1e-5)
+
+
+def test_huge_logits_do_not_overflow():
+    """log-sum-exp subtracts the largest logit first, in place and with gradients."""
+    output = torch.nn.Linear(4, 40, bias=False)
+    with torch.no_grad():
+        output.weight.copy_(torch.randn(40, 4, generator=torch.Generator().manual_seed(2)))
+    hidden = 1e4 * torch.randn(3, 4, 4, generator=torch.Generator().manual_seed(3))
+    tokens, orders = torch.tensor([[1, 7, 39, 0]] * 3), torch.tensor([[2, 0, 3, 1]] * 3)
+    with torch.no_grad():
+        expected = (
+            output(hidden).double().log_softmax(-1).gather(2, tokens.gather(1, orders)[..., None])[..., 0]
+        )
+        in_place = score_tokens(output, hidden, tokens, orders)
+    assert in_place.abs().max() > 1e4 and in_place.dtype == torch.float32
+    for got in (in_place, score_tokens(output, hidden, tokens, orders).detach()):
+        assert torch.allclose(got.double(), expected, rtol=1e-6, atol=1e-2)
 
 
 def test_reference_state_round_trips(golden):
@@ -113,6 +160,7 @@ def test_reference_state_round_trips(golden):
     [
         (lambda s: s.pop("layers.1.attention.wo.weight"), "layers.1.attention.wo.weight"),
         (lambda s: s.update({"output.weight": torch.zeros(3, 64)}), "output.weight has shape"),
+        (lambda s: s.update({"norm.weight": "text"}), "norm.weight has type str"),
         (lambda s: s.update({"layers.2.ffn_norm.weight": torch.ones(64)}), "more layers"),
     ],
 )

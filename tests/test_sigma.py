@@ -82,12 +82,14 @@ def test_a_prefix_out_of_range_is_refused(model, rows):
         model(*rows, 17)
 
 
-def test_training_attention_equals_inference_attention(model, rows):
+@pytest.mark.parametrize("numbers", [1, 700, 1 << 30])
+def test_scoring_in_place_equals_scoring_with_gradients(model, rows, numbers, monkeypatch):
+    monkeypatch.setattr("anytime_cls.randar.SLICE", numbers)
     with torch.inference_mode():
-        fused = model(*rows)
+        in_place = model(*rows)
     with torch.enable_grad():
         written = model(*rows).detach()
-    assert torch.allclose(fused, written, atol=1e-5)
+    assert torch.allclose(in_place, written, atol=1e-5)
 
 
 def test_weights_round_trip_and_wrong_ones_are_named(model, rows):

@@ -1,0 +1,208 @@
+"""`anytime-cls bench`: passes a second, FLOP/s, the measured ceiling and memory of a model on a device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from . import options
+from .errors import Refused
+
+if TYPE_CHECKING:
+    from anytime_cls.sigma import Transformer
+
+BUSY = 1.25  # slowest over fastest repetition from which the reader is warned
+
+
+def bench(
+    model: options.Model = "cifar10",
+    shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SHAPE",
+            show_default=False,
+            help="Random weights in place of a model: randar-l, randar-xl, or "
+            "dim,layers,heads,vocab,classes,tokens.",
+        ),
+    ] = None,
+    device: options.Device = "auto",
+    dtype: options.Dtype = "float32",
+    threads: Annotated[
+        int, typer.Option(min=0, max=1024, metavar="N", help="CPU threads; 0 leaves them as they are.")
+    ] = 0,
+    prefix: Annotated[
+        str | None,
+        typer.Option(metavar="M,...", show_default=False, help="Tokens scored; all of them by default."),
+    ] = None,
+    batch_size: Annotated[
+        str,
+        typer.Option(metavar="ROWS,...", help="Passes scored at once; auto looks for the fastest number."),
+    ] = "auto",
+    seconds: Annotated[
+        float, typer.Option(min=0.0, metavar="S", help="About how long to measure; 3 repetitions at least.")
+    ] = 20.0,
+    compile: Annotated[
+        bool, typer.Option("--compile", help="Compile the model (torch.compile, CUDA graphs); CUDA only.")
+    ] = False,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object.")] = False,
+) -> int:
+    """Measure a model: passes a second, FLOP/s, their share of what matrix products reach here, memory.
+
+    The ceiling is the model's own matrix products, timed alone in turns with whole passes, in the same dtype
+    and with as many threads. FLOPs are a formula's: multiply-adds × 2, half of the attention's square.
+
+    \b
+    Example: anytime-cls bench --batch-size 1,4,16
+             anytime-cls bench --shape randar-l --device cuda --dtype bf16 --compile
+    """
+    import torch
+
+    from anytime_cls.bench import measure
+
+    if threads:
+        torch.set_num_threads(threads)
+    name, transformer = _load(model, shape, device, dtype)
+    prefixes = _numbers(prefix, "--prefix", transformer.config.n_tokens) or [transformer.config.n_tokens]
+    run = None
+    if compile:
+        if transformer.output.weight.device.type != "cuda":
+            raise Refused("--compile needs a CUDA device: on a CPU the layers work in place instead")
+        run = torch.compile(transformer, mode="reduce-overhead", dynamic=False)
+    try:
+        rows, search = _rows(batch_size, transformer, max(prefixes), seconds)
+        measured = [row.to_dict() for row in measure(transformer, rows, prefixes, seconds, run)]
+    except RuntimeError as error:  # out of memory, or a dtype that the device does not run
+        text = " ".join(str(error).split())[:200]
+        raise Refused(f"{name} could not be run here: {text} (try a smaller --batch-size)") from None
+    report = _describe(name, transformer) | {"search": search, "measured": measured}
+    if json:
+        from .output import print_json
+
+        print_json(report)
+    else:
+        _print(report)
+    return 0
+
+
+def _load(model: str, shape: str | None, device: str, dtype: str) -> tuple[str, Transformer]:
+    from anytime_cls.bench import parse_shape, random_model
+    from anytime_cls.classifier import AnytimeClassifier, choose_device, choose_dtype
+
+    try:
+        if shape is None:
+            return model, AnytimeClassifier.load(model, device, dtype).model
+        config, where, kind = parse_shape(shape), choose_device(device), choose_dtype(dtype)
+        return f"{shape} (random weights)", random_model(config, where, kind)
+    except (ValueError, RuntimeError) as error:
+        raise Refused(" ".join(str(error).split())) from None
+
+
+def _numbers(text: str | None, option: str, most: int) -> list[int]:
+    """`1,4,16` → [1, 4, 16], ascending, once each."""
+    if text is None:
+        return []
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and 1 <= int(part) <= most for part in parts):
+        raise Refused(f"{option} takes numbers from 1 to {most}, separated by commas, not {text!r}")
+    return sorted({int(part) for part in parts})
+
+
+def _rows(
+    text: str, transformer: Transformer, prefix: int, seconds: float
+) -> tuple[list[int], dict[str, Any] | None]:
+    """Rows to measure, and what a search for the fastest found (None without one)."""
+    from anytime_cls.bench import largest_batch
+
+    parts = [part.strip() for part in text.split(",")]
+    given = _numbers(",".join(part for part in parts if part != "auto") or None, "--batch-size", 65536)
+    if "auto" not in parts:
+        return given, None
+    found = largest_batch(transformer, seconds / 4, prefix=prefix)
+    search = {
+        "tile": found.tile,
+        "largest_that_fits": found.rows,
+        "passes_per_second": {str(rows): speed for rows, speed in found.passes_per_second.items()},
+    }
+    return sorted({*given, found.tile}), search
+
+
+def _describe(name: str, transformer: Transformer) -> dict[str, Any]:
+    import torch
+
+    from anytime_cls.bench import device_name
+    from anytime_cls.provenance import versions
+
+    weight, config = transformer.output.weight, transformer.config
+    parameters = list(transformer.parameters())
+    return {
+        "model": name,
+        "shape": config.to_dict(),
+        "parameters": sum(p.numel() for p in parameters),
+        "weights_bytes": sum(p.numel() * p.element_size() for p in parameters),
+        "flops_per_pass": config.flops(),
+        "device": str(weight.device),
+        "device_name": device_name(weight.device),
+        "dtype": str(weight.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
+        "versions": versions(),
+    }
+
+
+def _print(report: Mapping[str, Any]) -> None:
+    """The report for people."""
+    print(
+        f"{report['model']}: {_unit(report['parameters'], '')} parameters "
+        f"({_bytes(report['weights_bytes'])}), {report['shape']['n_tokens']} tokens, "
+        f"{_unit(report['flops_per_pass'], 'FLOP')} a pass"
+    )
+    threads = f", {report['threads']} threads, {report['instructions']}" if report["device"] == "cpu" else ""
+    print(
+        f"{report['dtype']} on {report['device']} ({report['device_name']}{threads}), "
+        f"torch {report['versions']['torch']}"
+    )
+    if report["search"]:
+        tried = ", ".join(
+            f"{rows}: {speed:.4g}" for rows, speed in report["search"]["passes_per_second"].items()
+        )
+        print(
+            f"passes/s by rows: {tried}; {report['search']['largest_that_fits']} rows would fit into memory"
+        )
+    print(f"\n{'rows':>5} {'tokens':>6} {'passes/s':>9} {'FLOP/s':>8} {'ceiling':>8} "
+          f"{'share':>6} {'(from, to)':>14} {'memory':>9} {'times':>5}")  # fmt: skip
+    for row in report["measured"]:
+        share = row["share_of_ceiling"]
+        memory = "?" if row["peak_bytes"] is None else _bytes(row["peak_bytes"])
+        print(
+            f"{row['rows']:>5} {row['prefix']:>6} {row['passes_per_second']:>9.4g} "
+            f"{_unit(row['flops_per_second'], ''):>8} {_unit(row['ceiling_flops_per_second'], ''):>8} "
+            f"{share['median']:>6.1%} {share['min']:>6.1%} {share['max']:>7.1%} {memory:>9} "
+            f"{row['repetitions']:>5}"
+        )
+    print(
+        "\nMedians of repetitions in turns; share: FLOP/s of whole passes over those of their matrix "
+        "products alone;\nmemory: the peak of one call beside the weights."
+    )
+    spread = max(row["seconds"]["max"] / row["seconds"]["min"] for row in report["measured"])
+    if spread > BUSY:
+        print(
+            f"The slowest repetition took {spread:.2g} times the fastest: other work ran on this machine, so "
+            "trust the shares more than the rates."
+        )
+
+
+def _unit(number: float, unit: str) -> str:
+    """1.23e10 → `12.3 G`."""
+    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if number >= size:
+            return f"{number / size:.3g} {letter}{unit}"
+    return f"{number:.3g} {unit}".rstrip()
+
+
+def _bytes(number: float) -> str:
+    for size, unit in ((1 << 30, "GiB"), (1 << 20, "MiB")):
+        if number >= size:
+            return f"{number / size:.3g} {unit}"
+    return f"{number / 1024:.3g} KiB"
