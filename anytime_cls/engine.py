@@ -246,7 +246,7 @@ class Engine:
                 alone.refill()
                 length = alone.next_length
                 alone.look_ahead(min(self.rows(length), self.cost.balanced_rows(length)))
-            pieces = self._fill([job for _, job in active])
+            pieces = self._fill([job for _, job in active], on_update is not None)
             if pieces:
                 self._score(pieces, pad)
                 self._share_out(pieces, time.perf_counter() - began)
@@ -259,16 +259,16 @@ class Engine:
                     continue
                 if job.stop == "budget" and job.race.n == 0 and job.race.prefix_scores is None:
                     began = time.perf_counter()
-                    self._score_prefix(job, pad)
+                    self._score_prefix(job, pad, on_update)
                     job.seconds += time.perf_counter() - began
                 yield job
             active = still
 
-    def _fill(self, active: list[Job]) -> list[Piece]:
-        """Rows of the active races, oldest first, up to a full batch; all of one length."""
+    def _fill(self, active: list[Job], watched: bool) -> list[Piece]:
+        """Rows of the active races, oldest first, up to a full batch (watched: a tile); all of one length."""
         length = self._next_length(active)
         pieces: list[Piece] = []
-        room = self.rows(length) if length else 0
+        room = 0 if not length else self.tile(length) if watched else self.rows(length)
         for job in active:
             while room > 0 and (piece := self._next_piece(job, room, length)) is not None:
                 pieces.append((job, *piece))
@@ -327,7 +327,7 @@ class Engine:
             if not spending.fits(len(classes), length, seconds=ahead):
                 job.write_down(order)
                 if job.race.n == 0 and job.race.prefix_scores is None:
-                    self._score_prefix(job, pad=False)  # a first order that cannot be ended, begun or not
+                    self._score_prefix(job, False, on_update)  # a first order that cannot be ended
                 job.stop = "budget"
                 continue
             # several orders of a short field may share a batch, as far as the clock allows
@@ -356,7 +356,7 @@ class Engine:
             if self._usable(job, values):
                 job.receive(order, classes, values)
 
-    def _score_prefix(self, job: Job, pad: bool) -> None:
+    def _score_prefix(self, job: Job, pad: bool, on_update: Callable[[Job], None] | None) -> None:
         """Not even one whole pull fits: score as much of the first order as does, for every class."""
         assert job.spending is not None
         if np.isfinite(job.race.by_order[0]).all():  # half a block did
@@ -365,15 +365,18 @@ class Engine:
         everyone = np.arange(job.race.n_classes)
         prefix = min(job.length, job.spending.longest_prefix(len(everyone)))
         values = np.empty(len(everyone))
-        for start in range(0, len(everyone), self.rows(prefix)):
-            some = everyone[start : start + self.rows(prefix)]
+        step = self.rows(prefix) if on_update is None else self.tile(prefix)
+        for start in range(0, len(everyone), step):
+            some = everyone[start : start + step]
             values[some] = self._run([(job, 0, some)], prefix, pad)[0][:, -1]
             if not self._usable(job, values[some]):
                 return
+            job.spending.charge(len(some), prefix, len(some) / len(everyone))
+            if on_update is not None:
+                on_update(job)
         # a first order that was begun may have recorded this prefix of some classes: not twice
         job.records = [record for record in job.records if record.prefix != prefix]
         job.records.append(Record(0, everyone, prefix, job._round, values))
-        job.spending.charge(len(everyone), prefix, 1.0)
         job.race.record_prefix(values)
 
     def _usable(self, job: Job, values: np.ndarray) -> bool:
