@@ -11,17 +11,18 @@ import h5py  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 from matplotlib.figure import Figure
 
-from anytime_cls import plots, tables
+from anytime_cls import confusion, plots, tables
 from anytime_cls.anytime import Progress, trace_progress
 from anytime_cls.curves import Curves, read_curves
 from anytime_cls.gallery import choose, shown
-from anytime_cls.replay import full_curves, live_curves
+from anytime_cls.replay import full_curves, live_curves, model_fields
 from anytime_cls.report import Gallery
+from anytime_cls.rules import CALIBRATED
 from anytime_cls.study import Y_KINDS, Analysis, StudyError, StudyRun, point_rows
 from anytime_cls.trace import MATCH_KEYS, Trace
 
 Array = np.ndarray
-KINDS = ("pareto", "k", "classes-left", "budget", "reliability")
+KINDS = ("pareto", "k", "classes-left", "budget", "reliability", "confusion")
 Report = Callable[[int, int], None]
 
 
@@ -57,8 +58,9 @@ class Drawn:
     rows: list[dict[str, Any]]
 
 
-def open_files(paths: Sequence[str], progress: Report | None = None) -> Material:
-    """Reads curves and traces. Full traces are replayed at default grids, unless their curves are there too.
+def open_files(paths: Sequence[str], progress: Report | None = None, replay: bool = True) -> Material:
+    """Reads curves and traces. Full traces are replayed at default grids, unless their curves are there too;
+    without `replay` they are taken as they were run.
 
     Raises TraceError, CurvesError or ReplayError in one line.
     """
@@ -78,7 +80,10 @@ def open_files(paths: Sequence[str], progress: Report | None = None) -> Material
             files.append((name, live_curves(trace)))
     for name, trace in full:
         if not any(same_run(trace.attrs, curves.attrs) for _, curves in files):
-            files.append((name, full_curves(trace, progress=progress)))
+            if replay:
+                files.append((name, full_curves(trace, fields=model_fields(trace), progress=progress)))
+            else:
+                files.append((name, live_curves(trace)))
     return Material(files, traces)
 
 
@@ -98,14 +103,22 @@ def _is_curves(path: str) -> bool:
 
 
 def races(analysis: Analysis, material: Material) -> dict[str, Progress]:
-    """The races of every series' default run, where a trace among the files has the scores; whole orders."""
+    """The races of every series' default run, where a trace among the files has the scores.
+
+    A calibrated rule whose calibration is not at hand is left out.
+    """
     out: dict[str, Progress] = {}
     for name, index in analysis.default.items():
         run = analysis.study.runs[index]
         trace = material.trace_of(run)
-        if trace is None or run.settings.get("prefix", trace.attrs["tokens"]) != trace.attrs["tokens"]:
+        if trace is None:
             continue
-        went = trace_progress(trace, None if run.live else run.settings)
+        try:
+            went = trace_progress(trace, None if run.live else run.settings)
+        except ValueError:
+            if run.rule != CALIBRATED:
+                raise
+            continue
         place = {str(key): at for at, key in enumerate(trace.images["id"])}
         out[name] = went.of(np.array([place[key] for key in analysis.study.ids]))
     return out
@@ -115,11 +128,16 @@ def gallery(analysis: Analysis, material: Material, images: int = 6) -> Gallery 
     """The easiest and hardest races of the focus run; None without a trace of them."""
     run = analysis.study.runs[analysis.focus]
     trace = material.trace_of(run)
-    if trace is None or run.settings.get("prefix", trace.attrs["tokens"]) != trace.attrs["tokens"]:
+    if trace is None:
         return None
     study = analysis.study
     easy, hard = choose(run, images)
-    parts = [shown(trace, run, rows, study.ids, study.label) for rows in (easy, hard)]
+    try:
+        parts = [shown(trace, run, rows, study.ids, study.label) for rows in (easy, hard)]
+    except ValueError:  # as in `races`
+        if run.rule != CALIBRATED:
+            raise
+        return None
     return Gallery(run.series, run.setting, *parts)
 
 
@@ -181,6 +199,10 @@ def _draw(
             f"intervals. The expected calibration error is {100 * got.ece:.1f} %."
         )
         return Drawn(kind, "Reliability", caption, figure, tables.reliability_rows(got, name))
+    if kind == "confusion":
+        taken = confusion.of_run(analysis, analysis.focus)
+        figure = confusion.confusion_figure(taken, title)
+        return Drawn(kind, "Accuracy by class, and confusions", taken.caption, figure, taken.rows())
     if not went:
         raise StudyError("needs the scores, which curves do not hold: name the trace too")
     if kind == "classes-left":
@@ -211,17 +233,17 @@ def _budget(
                 cost[name] = float(run.flops.sum() / run.passes.sum()) if run.flops is not None else 1.0
             case _:
                 cost[name] = 1.0
-    full = next(iter(runs.values())).full
-    known = bool((full >= 0).all())
+    reference = next(iter(runs.values())) if analysis.reference is None else study.runs[analysis.reference]
+    known = bool((reference.full >= 0).all())
     by_agreement = analysis.y_kind == "agreement"
-    truth = full if by_agreement else study.label
+    truth = {name: run.full if by_agreement else study.label for name, run in runs.items()}
     rows = tables.budget_rows(
-        went, truth, cost, analysis.resamples, analysis.seed, reference=full if known else None
+        went, truth, cost, analysis.resamples, analysis.seed, reference=reference.full if known else None
     )
     figure = plots.budget_figure(rows, analysis, "FLOPs" if unit == "flops" else unit, title)
     what = "agreement with all orders" if by_agreement else "accuracy"
     caption = (
-        f"The {what} of the answers had every race been stopped at a budget. A budget buys whole orders; it "
+        f"The {what} of the answers had every race been stopped at a budget. A budget buys whole passes; it "
         "starts where every image has one. Bands are 95 % intervals"
         + (" of the difference to the answers of all orders." if known else ".")
         + (" Seconds are passes at each trace's own pace." if unit == "seconds" else "")

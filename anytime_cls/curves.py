@@ -7,10 +7,7 @@ setting over all images; runs that differ in one knob (δ, K_max, ...) form a cu
 from __future__ import annotations
 
 import io
-import os
-import uuid
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -18,8 +15,9 @@ from typing import Any
 import h5py  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
+from anytime_cls.files import replace_file
 from anytime_cls.trace import TraceError, _clean, _plain, _read
-from anytime_cls.trace_write import _column, _dataset, _sync
+from anytime_cls.trace_write import _column, _dataset
 
 SCHEMA_CURVES = 1
 #: Why a race stopped; `CurveRun.stop` indexes this. `error`: the image could not be read.
@@ -117,6 +115,22 @@ class Curves:
         return list(dict.fromkeys(run.settings["curve"] for run in self.runs))
 
 
+def pass_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> float:
+    """A pass over `prefix` tokens in whole passes: by FLOPs where a trace's attributes say, else by tokens.
+
+    prefix : default is what the trace's own passes score, its `pass_tokens`, or all `tokens`
+    """
+    tokens = int(attrs["tokens"])
+    own = int(attrs.get("pass_tokens", tokens))
+    prefix = int(prefix or own)
+    if prefix == tokens:
+        return 1.0
+    known = dict(zip(attrs.get("prefixes", ()), attrs.get("prefix_flops", ()), strict=False))
+    known[own] = attrs.get("pass_flops", known.get(own, 0.0))
+    flops = float(known.get(prefix, 0.0)) / float(attrs.get("flops") or 1)
+    return flops if flops > 0 else prefix / tokens
+
+
 def write_curves(path: str | Path, curves: Curves, overwrite: bool = True) -> None:
     """Writes the file whole and durable, or not at all (under a temporary name, synced, renamed).
 
@@ -141,19 +155,10 @@ def write_curves(path: str | Path, curves: Curves, overwrite: bool = True) -> No
                 group.attrs[key] = value
             for name, dtype in _COLUMNS.items():
                 _dataset(group, name, len(run), dtype, 1 << 16)[:] = getattr(run, name)
-    temporary = path.parent / f".tmp-{uuid.uuid4().hex}"
     try:
-        with open(temporary, "xb") as out:
-            out.write(memory.getbuffer())
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(temporary, path)
-        _sync(path.absolute().parent)
+        replace_file(path, memory.getbuffer(), durable=True)
     except OSError as error:
         raise CurvesError(f"cannot write {path}: {error.strerror or error}") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()
 
 
 def read_curves(path: str | Path) -> Curves:

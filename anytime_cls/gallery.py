@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anytime_cls.anytime import rule_of, taken
+from anytime_cls.anytime import replayed
 from anytime_cls.image import ImageError, center_crop, decode
 from anytime_cls.study import StudyRun
 from anytime_cls.trace import Trace
@@ -59,14 +59,11 @@ def shown(trace: Trace, run: StudyRun, rows: list[int], ids: list[str], truth: A
 
 
 def race_scores(trace: Trace, at: int, settings: Mapping[str, Any] | None) -> Array:
-    """What one race scored on whole orders: [K used, C]. settings: of a replay; None: the trace's own."""
+    """What one race scored, order by order: [K used, C]. settings: of a replay; None: the trace's own."""
     if settings is None:
         return trace.matrix(at)[: int(trace.images["orders"][at])]
-    rule, k_max = rule_of(trace, settings), int(settings["k_max"])
-    block = 2 if trace.attrs.get("order_sampler") == "antithetic" else 1
-    scores = trace.matrix(at, k_max)
-    pulls = scores.reshape(k_max // block, block, -1).mean(axis=1)
-    scores = np.where(np.repeat(taken(rule, pulls[None])[0], block, axis=0), scores, np.nan)
+    _, scored = next(replayed(trace, settings, np.array([at])))
+    scores = scored.orders[0]
     return scores[~np.isnan(scores).all(axis=1)]
 
 
@@ -107,12 +104,13 @@ def race_svg(race: RaceShown, labels: list[str]) -> str:
         return ""
     left = (~np.isnan(gaps)).sum(axis=0)  # orders each class was in
     ends = gaps[np.maximum(left - 1, 0), np.arange(gaps.shape[1])]
-    rank = sorted(range(gaps.shape[1]), key=lambda c: (-left[c], -ends[c]))
+    raced = np.flatnonzero(left).tolist()  # others left at a rung, before the first order
+    rank = sorted(raced, key=lambda c: (-left[c], -ends[c]))
     rank = [race.answer, *[c for c in rank if c != race.answer]]
     drawn = rank[:24]  # of a thousand classes the rest would be a grey block
-    if race.truth >= 0 and race.truth not in drawn:
+    if race.truth in raced and race.truth not in drawn:
         drawn.append(race.truth)
-    named = list(dict.fromkeys([race.answer, *([race.truth] if race.truth >= 0 else []), *rank[:4]]))[:4]
+    named = list(dict.fromkeys([race.answer, *([race.truth] if race.truth in raced else []), *rank[:4]]))[:4]
     low = min(-1.0, 1.12 * float(min(np.nanmin(gaps[:, c]) for c in rank[:4])))
     high = max(0.12 * -low, 1.15 * float(np.nanmax(gaps)))
     x0, x1, y0, y1 = 34.0, 176.0, 8.0, 104.0

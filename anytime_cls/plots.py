@@ -29,7 +29,8 @@ from matplotlib.ticker import (
 )
 
 from anytime_cls.pareto import Reliability, band, common_grid, front_steps
-from anytime_cls.study import X_KINDS, Y_KINDS, Analysis, less, times
+from anytime_cls.study import X_KINDS, Y_KINDS, Analysis
+from anytime_cls.wording import saving_text
 
 Array = np.ndarray
 
@@ -40,7 +41,7 @@ PICTURES = ("png", "svg", "pdf")
 
 _COLOURS = {
     "fixed": INK, "paired": "#0072B2", "strict": "#56B4E9", "marginal": "#E69F00", "funnel": "#009E73",
-    "clark-jaini": "#CC79A7", "halving": "#D55E00", "calibrated": "#7A5195",
+    "clark-jaini": "#CC79A7", "halving": "#D55E00", "calibrated": "#7A5195", "value": "#332288",
 }  # fmt: skip
 _SPARE = ("#8B6914", "#882255", "#117733", "#6E7F00", "#44AA99", "#AA4466", "#5566AA", "#996633")  # Tol 2021
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
@@ -145,7 +146,8 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
 
     bands: `paired` (95 % intervals of the difference to all orders on the same images, drawn around the
     curve: for comparing rules; the note says how uncertain the level of all is), `absolute` (95 % intervals
-    of y itself) or `none`.
+    of y itself) or `none`. Of more than five curves only the baseline, the one that saves most and the focus
+    have theirs.
     """
     study, x, y = analysis.study, analysis.x, analysis.y
     style = looks(analysis)
@@ -157,6 +159,7 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
         ax.set_xscale("log")
         against = y[[analysis.reference]] if bands == "paired" and analysis.reference is not None else None
         grid = common_grid(x.value)
+        banded = _banded(analysis)
         extremes = [float(y.value.min()), float(y.value.max())]
         for name, members in study.series.items():
             look, at = style[name], np.array(members)
@@ -165,7 +168,7 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
                 ax.plot(
                     curve.grid, curve.value, color=look.colour, ls=look.dash, alpha=0.75, lw=1.1, zorder=3
                 )
-                if bands != "none":
+                if bands != "none" and name in banded:
                     ax.fill_between(
                         curve.grid, curve.low, curve.high, color=look.colour, alpha=0.13, lw=0, zorder=1
                     )
@@ -182,13 +185,21 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
         ax.set_xlim(x.value.min() / 1.25, right)
         ax.set_xlabel(x_label(analysis), labelpad=2)
         ax.set_ylabel(f"{Y_KINDS[analysis.y_kind]} (%)")
-        _percent(ax, min(top, 1.0))
-        _log_ticks(ax)
+        percent_ticks(ax, min(top, 1.0))
+        log_ticks(ax)
         _name_orders(ax, analysis)
         _legend(figure, ax, note)
         if analysis.best is not None:
             _write_saving(figure, ax, analysis, analysis.best, top)
     return figure
+
+
+def _banded(analysis: Analysis) -> set[str]:
+    """The curves that get a band: all of a few; of many the baseline's, the best's and the focus's."""
+    if len(analysis.study.series) <= 5:
+        return set(analysis.study.series)
+    about = (analysis.focus, analysis.best, analysis.reference)
+    return {analysis.study.runs[index].series for index in about if index is not None}
 
 
 def _note(analysis: Analysis, bands: str) -> str:
@@ -213,9 +224,11 @@ def x_label(analysis: Analysis) -> str:
         text += {"estimated": " (estimated from passes)", "measured": " (measured)"}.get(
             "".join(kinds), " (replays: estimated)"
         )
-    prefixed = {run.settings.get("prefix") for run in analysis.study.runs}
-    if analysis.x_kind == "passes" and len(prefixed) > 1:
+    prefixed = not all(run.whole for run in analysis.study.runs)
+    if analysis.x_kind == "passes" and prefixed:
         text += " (a prefix counts its share)"
+    if analysis.x_kind == "orders" and prefixed:
+        text += ", prefixes (m) or whole"
     return text
 
 
@@ -252,25 +265,6 @@ def _name_orders(ax: Axes, analysis: Analysis) -> None:
                 [analysis.x.value[index]] * 2, [1, 1.012], transform=ax.get_xaxis_transform(), color=FAINT,
                 lw=0.6, clip_on=False,
             )  # fmt: skip
-
-
-def saving_text(analysis: Analysis, index: int) -> tuple[str, str]:
-    """In two lines: "7.1× fewer passes at 79.8 % [5.2, 9.0]", "than fixed K = 4 (15× fewer than K = 20)"."""
-    got, full, runs = analysis.savings[index], analysis.savings_full[index], analysis.study.runs
-    assert got is not None
-    at = f"{100 * analysis.y.value[index]:.1f} %"
-    if got.ratio >= 1:
-        first = f"{times(got.ratio)}× {less(analysis.x_kind)} at {at} [{times(got.low)}, {times(got.high)}]"
-    else:
-        more = less(analysis.x_kind, more=True)
-        first = f"{times(1 / got.ratio)}× {more} at {at} [{times(1 / got.high)}, {times(1 / got.low)}]"
-    second = f"than {runs[got.index].rule} {runs[got.index].setting}" + (
-        "" if got.reached else ", the best fixed"
-    )
-    if full is not None and full.index != got.index:
-        word = less(analysis.x_kind).split()[0]
-        second += f" ({times(full.ratio)}× {word} than {runs[full.index].setting})"
-    return first, second
 
 
 def _write_saving(figure: Figure, ax: Axes, analysis: Analysis, index: int, top: float) -> None:
@@ -392,8 +386,7 @@ def budget_figure(
     """
     style = looks(analysis)
     names = list(dict.fromkeys(str(row["curve"]) for row in rows))
-    runs = analysis.study.runs
-    banded = {runs[analysis.focus].series, *(runs[i].series for i in (analysis.reference,) if i is not None)}
+    banded = _banded(analysis)
     with styled():
         figure, ax = _frame(2.0, names, title)
         ax.set_xscale("log")
@@ -406,15 +399,15 @@ def budget_figure(
             ax.plot(
                 budget, mean, color=look.colour, ls=look.dash, label=name, drawstyle="steps-post", zorder=3
             )
-            if name in banded or len(names) <= 3:
+            if name in banded:
                 ax.fill_between(budget, low, high, color=look.colour, alpha=0.12, lw=0, step="post", zorder=1)
         bottom, top = min(float(r["low"]) for r in rows), max(float(r["high"]) for r in rows)
         room = 0.05 * max(top - bottom, 0.01)
         ax.set_ylim(bottom - room, top + room)
         ax.set_xlabel(f"budget an image ({unit})", labelpad=2)
         ax.set_ylabel(f"{Y_KINDS[analysis.y_kind]} if stopped there (%)")
-        _percent(ax)
-        _log_ticks(ax)
+        percent_ticks(ax)
+        log_ticks(ax)
         _legend(figure, ax)
     return figure
 
@@ -461,7 +454,7 @@ def svg_text(figure: Figure) -> str:
     return memory.getvalue().decode("utf-8")
 
 
-def _percent(ax: Axes, most: float = 1.0) -> None:
+def percent_ticks(ax: Axes, most: float = 1.0) -> None:
     """Ticks of shares as plain percentages (the axis label has the sign), none above `most`."""
     bottom, top = ax.get_ylim()
     ticks = MaxNLocator(6, steps=[1, 2, 2.5, 5, 10]).tick_values(100 * bottom, 100 * min(top, 1))
@@ -473,7 +466,7 @@ def _percent(ax: Axes, most: float = 1.0) -> None:
     ax.set_ylim(bottom, top)
 
 
-def _log_ticks(ax: Axes) -> None:
+def log_ticks(ax: Axes) -> None:
     """1, 2, 5, 10, ... in plain numbers where they fit."""
     left, right = ax.get_xlim()
     subs = (1.0, 2.0, 5.0) if right / left < 3e3 else (1.0,)

@@ -15,7 +15,8 @@ from typing import Any
 
 from anytime_cls.gallery import RaceShown, race_svg
 from anytime_cls.plots import INK
-from anytime_cls.study import Y_KINDS, Analysis, amount, summary_row, times, verdict
+from anytime_cls.study import Y_KINDS, Analysis, summary_row
+from anytime_cls.wording import amount, times, verdict
 
 _STYLE = """
 :root { color-scheme: light dark; --page: #ffffff; --ink: #1b1c1e; --soft: #5d636b; --line: #d9dce0;
@@ -39,7 +40,7 @@ th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px soli
   anywhere; }
 tr.focus { font-weight: 600; } caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
 .figures { columns: 2 28rem; column-gap: 2.4rem; } figure { margin: 0 0 2rem; break-inside: avoid; }
-figure svg { width: 100%; height: auto; display: block; }
+figure.wide { column-span: all; max-width: 58rem; } figure svg { width: 100%; height: auto; display: block; }
 figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
 details { margin-top: .6rem; } summary { cursor: pointer; color: var(--accent); font-size: .9rem; }
 .races { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem;
@@ -76,7 +77,7 @@ pre { background: var(--card); border: 1px solid var(--line); border-radius: .4r
 _LIGHTER = {
     "#0072b2": "#2f86dd", "#882255": "#d9739f", "#117733": "#5fbf7f", "#8b6914": "#cda652",
     "#6e7f00": "#b5c63f", "#5566aa": "#98a6e6", "#7a5195": "#b993d6", "#aa4466": "#e07f9d",
-    "#d55e00": "#ff8b3d", "#996633": "#cf9b62",
+    "#d55e00": "#ff8b3d", "#996633": "#cf9b62", "#332288": "#9a90ea",
 }  # fmt: skip
 _STYLE += ":root {{ {} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {} }} }}\n".format(
     *(" ".join(f"--c{a[1:]}: {(a, b)[dark]};" for a, b in _LIGHTER.items()) for dark in (0, 1))
@@ -85,13 +86,14 @@ _STYLE += ":root {{ {} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {} }}
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report. svg: as matplotlib writes it. rows: its numbers."""
+    """A figure of the report. svg: as matplotlib writes it. rows: its numbers. wide: over both columns."""
 
     name: str
     title: str
     caption: str
     svg: str
     rows: Sequence[Mapping[str, Any]]
+    wide: bool = False
 
 
 @dataclass(frozen=True)
@@ -142,8 +144,9 @@ def _section(name: str, title: str, body: str) -> str:
 def _figures(pictures: Sequence[Picture]) -> str:
     parts = ['<div class="figures">\n']
     for number, picture in enumerate(pictures):
+        wide = ' class="wide"' if picture.wide else ""
         parts.append(
-            f"<figure>{inline_svg(picture.svg, f'f{number}-', picture.title)}"
+            f"<figure{wide}>{inline_svg(picture.svg, f'f{number}-', picture.title)}"
             f"<figcaption><strong>{text(picture.title)}.</strong> {text(picture.caption)}</figcaption>"
             f"<details><summary>Numbers ({len(picture.rows)} rows)</summary>"
             f'<div class="scroll">{table(picture.rows, picture.title)}</div></details></figure>\n'

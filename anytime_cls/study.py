@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ import numpy as np
 from anytime_cls.curves import UNRANKED, CurveRun, Curves
 from anytime_cls.pareto import Means, Saving, bootstrap, difference, pareto_front, saving, wilson
 from anytime_cls.rules import ClarkJainiRule, HalvingRule
+from anytime_cls.value import PRICE
 
 Array = np.ndarray
 
@@ -27,7 +28,10 @@ X_KINDS = {
 }
 Y_KINDS = {"accuracy": "accuracy", "agreement": "agreement with all orders", "top5": "top-5 accuracy"}
 #: The setting a rule has by default, for every knob a curve may have (anytime_cls.rules).
-DEFAULTS = {"delta": 0.05, "p_value": ClarkJainiRule.p_value, "saving": HalvingRule.saving, "stretch": 1.0}
+DEFAULTS = {
+    "delta": 0.05, "p_value": ClarkJainiRule.p_value, "saving": HalvingRule.saving, "stretch": 1.0,
+    "price": PRICE,
+}  # fmt: skip
 
 
 class StudyError(ValueError):
@@ -38,13 +42,16 @@ class StudyError(ValueError):
 class StudyRun:
     """One rule at one setting, over the study's images; arrays are [I].
 
-    series: the curve it belongs to, as drawn. full: what all K_max orders answer, -1 where unknown.
-    passes: forward evaluations, one over a prefix of an order counted as its share of a whole one. flops:
-    None if the file does not say what a pass costs.
+    series: the curve it belongs to, as drawn; curve: without the model and the file. full: what all K_max
+    orders of its own design answer, -1 where unknown. passes: forward evaluations, one over a prefix of an
+    order counted as its share of a whole one. flops: None if the file does not say what a pass costs. whole:
+    its passes are over whole orders.
     """
 
     series: str
+    curve: str
     model: str
+    whole: bool
     settings: dict[str, Any]
     prediction: Array
     full: Array
@@ -73,7 +80,7 @@ class StudyRun:
         knob, value = self.settings.get("knob"), self.settings.get("knob_value")
         if knob == "k_max" or knob is None or value is None:
             return f"K = {self.k_max}" if self.rule == "fixed" else f"K ≤ {self.k_max}"
-        name = {"delta": "δ", "p_value": "p"}.get(str(knob), str(knob))
+        name = {"delta": "δ", "p_value": "p", "price": "λ"}.get(str(knob), str(knob))
         return f"{name} = {float(value):.2g}"
 
 
@@ -146,21 +153,27 @@ def join(files: Sequence[tuple[str, Curves]]) -> Study:
         if len(differs):
             raise StudyError(f"{name} and {first_name} give image {ids[differs[0]]!r} different labels")
         label = np.where(label >= 0, label, other)
-    models = [str(curves.attrs.get("model", "")) for _, curves in files]
+    models = _models([curves.attrs for _, curves in files])
+    samplers = [str(curves.attrs.get("order_sampler", "uniform")) for _, curves in files]
+    designs = [
+        (model, sampler, _pass_tokens(curves.attrs))
+        for model, sampler, (_, curves) in zip(models, samplers, files, strict=True)
+    ]
     known = {
-        model: np.asarray(curves.full)[at]
-        for model, (_, curves), at in zip(models, files, rows, strict=True)
+        design: np.asarray(curves.full)[at]
+        for design, (_, curves), at in zip(designs, files, rows, strict=True)
         if (np.asarray(curves.full)[at] >= 0).all()
     }
     runs: list[StudyRun] = []
     for number, ((name, curves), at, model) in enumerate(zip(files, rows, models, strict=True)):
         full = np.asarray(curves.full)[at]
-        full = full if (full >= 0).all() else known.get(model, full)
+        full = full if (full >= 0).all() else known.get(designs[number], full)
         for run in curves.runs:
-            series = _series(run, model if len(set(models)) > 1 else "")
+            curve = _curve(run, curves.attrs, samplers[number] if len(set(samplers)) > 1 else "")
+            series = f"{model}: {curve}" if len(set(models)) > 1 else curve
             if any(r.series == series for r in runs[: _before(runs, number)]):
                 series += f" [{name}]"
-            runs.append(_study_run(run, at, series, model, full, curves))
+            runs.append(_study_run(run, at, (series, curve, model), full, curves))
             runs[-1].settings["file"] = number
     total = len(set().union(*places))
     attrs = [dict(curves.attrs) for _, curves in files]
@@ -172,18 +185,45 @@ def _before(runs: list[StudyRun], number: int) -> int:
     return next((i for i, run in enumerate(runs) if run.settings["file"] == number), len(runs))
 
 
-def _series(run: CurveRun, model: str) -> str:
+def _models(files: Sequence[dict[str, Any]]) -> list[str]:
+    """Each file's model by name, and by the start of its hash where weights of one name differ."""
+    names = [str(attrs.get("model", "")) for attrs in files]
+    hashes = [str(attrs.get("model_sha256", "")) for attrs in files]
+    weights = {name: {h for n, h in zip(names, hashes, strict=True) if n == name} for name in names}
+    return [
+        f"{name} {sha[:6]}" if len(weights[name]) > 1 else name
+        for name, sha in zip(names, hashes, strict=True)
+    ]
+
+
+def _pass_tokens(attrs: dict[str, Any]) -> int | None:
+    """Tokens of a pass, where a run's passes are over prefixes; None for whole orders."""
+    m = attrs.get("pass_tokens", attrs.get("tokens"))
+    return None if m is None or m == attrs.get("tokens") else int(m)
+
+
+def _curve(run: CurveRun, attrs: dict[str, Any], sampler: str) -> str:
+    """The curve as people know it: "paired", "paired m=8 stratified", "paired (live)".
+
+    sampler: of the orders, where the files' differ; `uniform`, the paper's, goes without saying.
+    """
     name = str(run.settings.get("curve") or run.settings.get("rule") or "run")
-    if run.settings.get("source") == "live":
-        name += " (live)"
-    return f"{model}: {name}" if model else name
+    prefix = _pass_tokens(attrs)
+    if prefix and " m=" not in name:
+        name += f" m={prefix}"
+    if sampler not in ("", "uniform"):
+        name += f" {sampler}"
+    return name + " (live)" if run.settings.get("source") == "live" else name
 
 
-def _study_run(run: CurveRun, at: Array, series: str, model: str, full: Array, curves: Curves) -> StudyRun:
+def _study_run(
+    run: CurveRun, at: Array, names: tuple[str, str, str], full: Array, curves: Curves
+) -> StudyRun:
     passes = _passes(run, curves)[at]
-    flops = curves.attrs.get("flops")
+    flops, tokens = curves.attrs.get("flops"), curves.attrs.get("tokens")
+    prefix = run.settings.get("prefix", _pass_tokens(curves.attrs) or tokens)
     return StudyRun(
-        series, model, dict(run.settings),
+        *names, prefix == tokens, dict(run.settings),
         prediction=np.asarray(run.prediction)[at], full=full, rank=np.asarray(run.rank)[at],
         orders=np.asarray(run.orders, float)[at], passes=passes,
         seconds=np.asarray(run.seconds, float)[at], probability=np.asarray(run.probability, float)[at],
@@ -192,12 +232,30 @@ def _study_run(run: CurveRun, at: Array, series: str, model: str, full: Array, c
 
 
 def _passes(run: CurveRun, curves: Curves) -> Array:
-    """Whole-pass equivalents [I]: a pass over a prefix costs its share of a whole pass's FLOPs."""
-    tokens = curves.attrs.get("tokens")
-    whole = run.settings.get("prefix", tokens) == tokens and run.settings["source"] == "replay"
-    if whole or "k_max" not in curves.attrs:
-        return np.asarray(run.passes, float)
-    return np.asarray(run.token_fraction, float) * len(curves.labels) * int(curves.attrs["k_max"])
+    """Whole-pass equivalents [I]: a pass over a prefix costs its share of a whole pass's FLOPs.
+
+    They do not depend on the file's K_max, so files that differ in it share a scale.
+    """
+    counted = np.asarray(run.passes, float)
+    if "k_max" not in curves.attrs:
+        return counted
+    spent = np.asarray(run.token_fraction, float) * len(curves.labels) * int(curves.attrs["k_max"])
+    return np.where(np.isclose(spent, counted, rtol=1e-5), counted, spent)  # float32 fractions
+
+
+def select(study: Study, curves: Sequence[str]) -> Study:
+    """The study with only the fixed runs and the curves named: `paired` also takes `paired m=8`; none named
+    takes all. Raises StudyError for a name that no curve has."""
+    if not curves:
+        return study
+    found: set[str] = set()
+    for name in curves:
+        mine = {r.series for r in study.runs if f"{r.curve} ".startswith(f"{name} ") or r.series == name}
+        if not mine:
+            known = ", ".join(dict.fromkeys(run.curve for run in study.runs))
+            raise StudyError(f"there is no curve {name!r}; these files have {known}")
+        found |= mine
+    return replace(study, runs=[r for r in study.runs if r.series in found or r.rule == "fixed"])
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,7 +276,7 @@ class Analysis:
     front: Array
     savings: list[Saving | None]
     savings_full: list[Saving | None]
-    reference: int | None  # the fixed run of most orders of the first model
+    reference: int | None  # the fixed run of most orders of the first model, whole ones if there are any
     default: dict[str, int]
     resamples: int
     seed: int
@@ -230,6 +288,17 @@ class Analysis:
         racing = [i for i in self.default.values() if runs[i].rule != "fixed"]
         paired = [i for i in racing if runs[i].rule == "paired"]
         return (paired or racing or list(self.default.values()))[0]
+
+    @property
+    def paper_baseline(self) -> bool:
+        """Whether a fixed K over whole orders is there to compare with, or there is nothing to compare."""
+        fixed = [run for run in self.study.runs if run.rule == "fixed"]
+        return any(run.whole for run in fixed) or all(r.rule == "fixed" or r.live for r in self.study.runs)
+
+    def fixed_name(self, index: int) -> str:
+        """A fixed run: "K = 4", and "m=8 stratified K = 4" where the model's fixed runs differ in more."""
+        run = self.study.runs[index]
+        return f"{run.curve.removeprefix('fixed').strip()} {run.setting}".strip()
 
     @property
     def best(self) -> int | None:
@@ -280,8 +349,8 @@ def analyse(
 
 
 def _most_orders(runs: Sequence[StudyRun], fixed: Array) -> int:
-    """Of fixed runs, the one that scores most: the full computation."""
-    return int(max(fixed, key=lambda i: float(runs[i].passes.mean())))
+    """Of fixed runs, the one that scores most: the full computation. Over whole orders, if any is."""
+    return int(max(fixed, key=lambda i: (runs[i].whole, float(runs[i].passes.mean()))))
 
 
 def default_run(runs: Sequence[StudyRun], members: Sequence[int], y: Array) -> int:
@@ -359,7 +428,7 @@ def summary_row(analysis: Analysis, index: int) -> dict[str, Any]:
     for name, got in (("saving", analysis.savings[index]), ("saving_full", analysis.savings_full[index])):
         values = (got.ratio, got.low, got.high) if got else (math.nan,) * 3
         row |= dict(zip((name, name + "_low", name + "_high"), values, strict=True))
-        row[name + "_against"] = study.runs[got.index].setting if got else ""
+        row[name + "_against"] = analysis.fixed_name(got.index) if got else ""
         row[name + "_reached"] = got.reached if got else ""
     return row
 
@@ -389,52 +458,3 @@ def point_rows(analysis: Analysis) -> list[dict[str, Any]]:
                 "on_front": bool(analysis.front[i]), "default": analysis.default[name] == i,
             } | about)  # fmt: skip
     return rows
-
-
-def verdict(analysis: Analysis, index: int) -> str:
-    """What a run saves, in plain sentences; says so where it saves nothing, or where that is not certain."""
-    study, run = analysis.study, analysis.study.runs[index]
-    got, full = analysis.savings[index], analysis.savings_full[index]
-    unit = "FLOPs" if analysis.x_kind == "flops" else analysis.x_kind
-    low, high = wilson(float(analysis.y.value[index]), len(study.ids))  # as in the tables
-    text = (
-        f"{run.series} ({run.setting}) takes {amount(analysis.x.value[index])} {unit} an image and reaches "
-        f"{Y_KINDS[analysis.y_kind]} of {100 * analysis.y.value[index]:.1f} % [{100 * low:.1f}, "
-        f"{100 * high:.1f}] on {len(study.ids):,} image{'s' * (len(study.ids) != 1)}."
-    )
-    if got is None or full is None:
-        return text
-    fixed = study.runs[got.index]
-    which = "cheapest fixed K as good" if got.reached else "best fixed K, which is less good,"
-    text += f" The {which} is {fixed.setting} ({amount(analysis.x.value[got.index])} {unit}): "
-    if got.ratio >= 1:
-        text += f"{times(got.ratio)}× {less(analysis.x_kind)} [{times(got.low)}, {times(got.high)}]."
-        if got.low < 1:
-            text += " The interval holds 1: these images alone do not show a saving against it."
-    else:
-        more = less(analysis.x_kind, more=True)
-        text += f"the race takes {times(1 / got.ratio)}× {more}, so it saves nothing against it."
-    if full.index != got.index:
-        most = study.runs[full.index].setting
-        text += f" Against all orders ({most}): {times(full.ratio)}× {less(analysis.x_kind)}."
-    return text
-
-
-def less(x_kind: str, more: bool = False) -> str:
-    """ "fewer passes", "less time": what a saving is of; its opposite with `more`."""
-    if x_kind == "seconds":
-        return "more time" if more else "less time"
-    return ("more " if more else "fewer ") + ("FLOPs" if x_kind == "flops" else x_kind)
-
-
-def times(ratio: float) -> str:
-    """A ratio to two or three digits."""
-    return f"{ratio:.0f}" if ratio >= 99.5 else f"{ratio:.1f}" if ratio >= 1.095 else f"{ratio:.2f}"
-
-
-def amount(value: float) -> str:
-    """A cost to three digits or whole: 21.2, 320, 0.101, 84.1G."""
-    for size, letter in ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M")):
-        if value >= size:
-            return f"{value / size:.3g}{letter}"
-    return f"{value:,.0f}" if value >= 1000 else f"{value:.3g}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.anytime import Progress
+from anytime_cls.files import replace_file
 from anytime_cls.pareto import Reliability, bootstrap
 from anytime_cls.pareto import reliability as reliability_of
 from anytime_cls.study import Analysis
@@ -41,18 +42,19 @@ def classes_left_rows(races: Mapping[str, Progress]) -> Rows:
     """
     rows = []
     for name, race in races.items():
-        quantiles = np.quantile(race.racing, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
-        for k in range(race.racing.shape[1]):
-            row = {"curve": name, "order": k + 1, "mean": float(race.racing[:, k].mean())}
+        racing = race.racing[:, race.rungs :]
+        quantiles = np.quantile(racing, (0.05, 0.25, 0.5, 0.75, 0.95), axis=0)
+        for k in range(racing.shape[1]):
+            row = {"curve": name, "order": k + 1, "mean": float(racing[:, k].mean())}
             row |= dict(zip(("q05", "q25", "median", "q75", "q95"), quantiles[:, k].tolist(), strict=True))
-            row["decided"] = float((race.racing[:, k] <= 1).mean())
+            row["decided"] = float((racing[:, k] <= 1).mean())
             rows.append(row)
     return rows
 
 
 def budget_rows(
     races: Mapping[str, Progress],
-    truth: Array,
+    truth: Mapping[str, Array],
     cost: Mapping[str, float | Array],
     resamples: int = 1000,
     seed: int = 0,
@@ -61,24 +63,25 @@ def budget_rows(
 ) -> Rows:
     """The anytime curve of every series: the share of right answers had each race been stopped at a budget.
 
-    races: by series, over the images of `truth` [I] (the class an answer is compared with). cost: of one
+    races: by series. truth: by series, the class [I] an image's answer is compared with. cost: of a whole
     pass, in the unit of the budget, by series; a number, or one an image [I]. reference: answers [I] (of
-    all orders); intervals are then those of the paired difference to them, around the curve. Budgets start
-    where every image has an answer.
+    all orders); intervals are then those of the paired difference to them, around the curve. A series starts
+    where every image has its answer.
     """
-    first = max(float((race.spent[:, 0] * cost[name]).max()) for name, race in races.items())
+    first = {name: float((race.first() * cost[name]).max()) for name, race in races.items()}
     last = max(float((race.spent[:, -1] * cost[name]).max()) for name, race in races.items())
-    budgets = np.geomspace(first, max(last, first), points) * (1 + 1e-9)
+    every = np.geomspace(min(first.values()), max(last, *first.values()), points) * (1 + 1e-9)
     rows = []
     for name, race in races.items():
+        budgets = np.union1d(first[name] * (1 + 1e-9), every[every > first[name] * (1 + 2e-9)])
         answers = np.stack([race.at(budget / np.asarray(cost[name], float)) for budget in budgets], axis=1)
-        right = (answers == truth[:, None]).astype(float)
+        right = (answers == truth[name][:, None]).astype(float)
         if reference is None:
             low, high = bootstrap(right, resamples, seed).interval()
         else:
-            level = (reference == truth).astype(float)[:, None]
+            level = (reference == truth[name]).astype(float)[:, None]
             low, high = np.add(bootstrap(right - level, resamples, seed).interval(), level.mean())
-        for b in range(points):
+        for b in range(len(budgets)):
             rows.append(
                 {"curve": name, "budget": float(budgets[b]), "y": float(right[:, b].mean()),
                  "low": float(low[b]), "high": float(high[b])}
@@ -119,9 +122,7 @@ def csv_text(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def write_csv(path: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """The CSV file, replaced whole."""
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_text(csv_text(rows), encoding="utf-8", errors="backslashreplace", newline="")
-    temporary.replace(path)
+    replace_file(path, csv_text(rows).encode("utf-8", "backslashreplace"))
 
 
 def _cell(value: Any) -> Any:

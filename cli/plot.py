@@ -20,7 +20,7 @@ Option = typer.Option
 _FORMATS = ("png", "svg", "pdf", "html")
 _X = ("passes", "flops", "seconds", "orders")
 _Y = ("accuracy", "agreement", "top5")
-_KINDS = ("pareto", "k", "classes-left", "budget", "reliability")
+_KINDS = ("pareto", "k", "classes-left", "budget", "reliability", "confusion")
 _BANDS = ("paired", "absolute", "none")
 
 
@@ -45,7 +45,15 @@ def plot(
         str | None,
         Option(
             metavar="KIND", show_default=False,
-            help="pareto (default), k, classes-left, budget, reliability, or all (default of a report).",
+            help="pareto (default), k, classes-left, budget, reliability, confusion (accuracy by class), or "
+            "all (default of a report).",
+        ),
+    ] = None,
+    curve: Annotated[
+        list[str] | None,
+        Option(
+            "--curve", metavar="NAME", show_default=False,
+            help="Only these beside the fixed ones; 'paired' takes 'paired m=8' too. May be repeated.",
         ),
     ] = None,
     bands: Annotated[
@@ -87,19 +95,25 @@ def plot(
         raise Refused(f"{out} is a folder: name a file for -o")
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
-    from anytime_cls.study import analyse, join
+    from anytime_cls.study import analyse, join, select
 
     kind = kind or ("all" if ending == "html" else "pareto")
     kinds = list(_KINDS) if kind == "all" else [kind]
     opened: Material | None = None
     try:
-        material = opened = _open(files, quiet)
-        analysis = analyse(join(material.files), x or "passes", y, bootstrap, seed)
+        material = opened = _open(files, quiet, kinds != ["confusion"])
+        analysis = analyse(select(join(material.files), curve or []), x or "passes", y, bootstrap, seed)
         drawn, missing = _draw(analysis, material, kinds, x, title if ending != "html" else "", bands)
         if not drawn:
             raise Refused(missing[0])
         if not quiet:
-            print_table(analysis)
+            if kinds == ["confusion"]:
+                print_classes(drawn[0])
+            else:
+                print_table(analysis)
+            if kinds[0] == "pareto" and not analysis.paper_baseline:
+                complain("no fixed K over whole orders among these files: name curves of whole orders too, "
+                         "to compare with the paper's classifier", 0)  # fmt: skip
             for trace in material.traces:
                 if not trace.complete:
                     complain(f"{trace.path} is not finished: these are {len(trace):,} images so far", 0)
@@ -118,7 +132,8 @@ def plot(
     return 0
 
 
-def _open(files: list[str], quiet: bool) -> Material:
+def _open(files: list[str], quiet: bool, replay: bool) -> Material:
+    """The files. replay: full traces, too; accuracy by class needs no more than the answers they hold."""
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -131,7 +146,7 @@ def _open(files: list[str], quiet: bool) -> Material:
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=0, visible=False)
         return open_files(
-            files, lambda done, total: bar.update(task, completed=done, total=total, visible=True)
+            files, lambda done, total: bar.update(task, completed=done, total=total, visible=True), replay
         )
 
 
@@ -149,6 +164,7 @@ def _write(
     context: typer.Context,
 ) -> list[Path]:  # fmt: skip
     """The pictures and their CSV files; several kinds are told apart by NAME-KIND. Each is replaced whole."""
+    from anytime_cls.files import replace_file
     from anytime_cls.plots import save
     from anytime_cls.tables import write_csv
 
@@ -158,14 +174,14 @@ def _write(
         if ending != "html":
             memory = io.BytesIO()
             save(picture.figure, memory, ending)
-            _replace(path, memory.getvalue())
+            replace_file(path, memory.getbuffer())
             written.append(path)
         numbers = path.with_suffix(".csv")
         write_csv(numbers, picture.rows)
         written.append(numbers)
     if ending == "html":
         page = _page(drawn, analysis, material, title, context)
-        _replace(out, page.encode("utf-8", "replace"))
+        replace_file(out, page.encode("utf-8", "replace"))
         written.insert(0, out)
     return written
 
@@ -177,18 +193,15 @@ def _page(
     from anytime_cls.plots import svg_text
     from anytime_cls.report import Picture, report
 
-    pictures = [Picture(d.kind, d.title, d.caption, svg_text(d.figure), d.rows) for d in drawn]
+    pictures = [
+        Picture(d.kind, d.title, d.caption, svg_text(d.figure), d.rows, bool(d.figure.get_figwidth() > 5))
+        for d in drawn
+    ]
     attrs = analysis.study.attrs[0]
     named = " on ".join(str(attrs[key]) for key in ("model", "dataset") if attrs.get(key))
     command = readable(shlex.join(["anytime-cls", *context.obj]))
     heading = title or f"Accuracy against compute: {named or 'anytime-cls'}"
     return report(analysis, heading, command, pictures, gallery(analysis, material))
-
-
-def _replace(path: Path, content: bytes) -> None:
-    temporary = path.with_name(path.name + ".tmp")
-    temporary.write_bytes(content)
-    temporary.replace(path)
 
 
 def print_table(analysis: Analysis) -> None:
@@ -197,7 +210,8 @@ def print_table(analysis: Analysis) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from anytime_cls.study import amount, summary_row, verdict
+    from anytime_cls.study import summary_row
+    from anytime_cls.wording import amount, verdict
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a file or a pipe has no width
@@ -225,6 +239,35 @@ def print_table(analysis: Analysis) -> None:
     console.print(Text("\n" + readable(verdict(analysis, best)), "dim"), soft_wrap=not console.is_terminal)
 
 
+def print_classes(drawn: Drawn) -> None:
+    """Accuracy by class, hardest first, and what each is most often taken for; of many, the two ends."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    console = Console(highlight=False, markup=False)
+    if not console.is_terminal:
+        console = Console(highlight=False, markup=False, width=120)
+    table = Table(box=None, pad_edge=False, header_style="bold", collapse_padding=True)
+    for head in ("class", "images", "right %", "taken for"):
+        table.add_column(head, justify="right" if head in ("images", "right %") else "left", overflow="fold")
+    right = [row for row in drawn.rows if row["right"]][::-1]
+    ends = right if len(right) <= 25 else [*right[:15], None, *right[-5:]]
+    for row in ends:
+        if row is None:
+            table.add_row("...")
+            continue
+        wrong = [r for r in drawn.rows if r["class"] == row["class"] and not r["right"]][:3]
+        values = (
+            readable(row["class"]), f"{row['images']:,}",
+            f"{100 * row['share']:.1f} [{100 * row['low']:.1f}, {100 * row['high']:.1f}]",
+            readable(", ".join(f"{r['answer']} ({r['count']})" for r in wrong)),
+        )  # fmt: skip
+        table.add_row(*map(Text, values))
+    console.print(table)
+    console.print(Text("\n" + readable(drawn.caption), "dim"), soft_wrap=not console.is_terminal)
+
+
 def _share(row: dict[str, Any], name: str, interval: bool) -> str:
     if row[name] != row[name]:
         return "–"
@@ -233,7 +276,7 @@ def _share(row: dict[str, Any], name: str, interval: bool) -> str:
 
 
 def _ratio(row: dict[str, Any], name: str, interval: bool) -> str:
-    from anytime_cls.study import times
+    from anytime_cls.wording import times
 
     if row[name] != row[name]:
         return "–"

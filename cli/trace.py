@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import sys
-import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -204,20 +203,18 @@ def _check_images(paths: list[Path]) -> None:
 
 @contextlib.contextmanager
 def _whole(out: Path) -> Iterator[Path]:
-    """A temporary file beside `out` that becomes `out` at the end, or goes if anything goes wrong."""
+    """`files.replacing`, whose errors, and the exporters', are TraceErrors that name `out`."""
+    from anytime_cls.files import replacing
     from anytime_cls.trace import TraceError
 
-    temporary = out.with_name(f".tmp-{uuid.uuid4().hex}")
+    temporary = out
     try:
-        yield temporary
-        os.replace(temporary, out)
+        with replacing(out) as temporary:
+            yield temporary
     except TraceError as error:
         raise TraceError(str(error).replace(str(temporary), str(out))) from error.__cause__
     except OSError as error:
         raise TraceError(f"cannot write {out}: {error.strerror or error}") from error
-    finally:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
 
 
 def _with_progress(trace: Trace) -> Any:

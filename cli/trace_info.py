@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from anytime_cls.pareto import wilson
-from anytime_cls.trace import Trace, TraceError, summary
+from anytime_cls.outcome import outcome
+from anytime_cls.trace import Trace, TraceError
 
 from .errors import readable
 from .output import amount, count, duration, percent
@@ -24,27 +24,24 @@ _SLAB = 1 << 20  # rows of a column read at once
 _PLACED = {
     "schema", "model", "model_sha256", "tokenizer_sha256", "dataset", "dataset_fingerprint", "images",
     "shard", "priors", "rule", "delta", "k_max", "budget", "aggregate", "seed", "order_sampler", "device",
-    "dtype", "tokens", "prefixes", "prefix_flops", "flops", "command", "git_revision",
+    "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes", "prefix_flops", "flops", "command",
+    "git_revision",
 }  # fmt: skip
 
 
 def describe(trace: Trace) -> dict[str, Any]:
-    """`summary` of a trace, its accuracy with an interval, what follows from both, and the provenance.
+    """`outcome` of a trace, with its accuracy and interval as one entry, and the provenance.
 
-    accuracy: {value, low, high, n} over labelled images, or None. full_passes: classes x K_max, the passes of
-    an image without a race. saving: how many times less compute an image took than that, a prefix counting
-    its share. prefixes: tokens at which log-likelihoods are kept. resume: the command that goes on, if any.
+    accuracy: {value, low, high, n} over labelled images, or None. prefixes: tokens at which log-likelihoods
+    are kept. resume: the command that goes on, if any.
     """
-    found = summary(trace)
-    labelled, value = found.pop("labelled"), found.pop("accuracy")
-    low, high = wilson(value, labelled) if labelled else (None, None)
-    k_max, spent = trace.attrs.get("k_max"), found["token_fraction_mean"]
+    found = outcome(trace)
+    n, value = found.pop("labelled"), found.pop("accuracy")
+    low, high = found.pop("accuracy_low"), found.pop("accuracy_high")
     return {
         "path": str(trace.path),
         **found,
-        "accuracy": {"value": value, "low": low, "high": high, "n": labelled} if labelled else None,
-        "full_passes": k_max * len(trace.labels) if isinstance(k_max, int) else None,
-        "saving": 1 / spent if spent > 0 else None,
+        "accuracy": {"value": value, "low": low, "high": high, "n": n} if n else None,
         "bytes_per_pass": found["bytes"] / found["passes"] if found["passes"] else None,
         "prefixes": prefixes(trace),
         "resume": None if trace.complete else resume_command(trace.attrs),
@@ -119,7 +116,9 @@ def origin_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "data set", _joined(*dataset, count(found["classes"], "class"), _given("shard", attrs))
     settings = _given("δ", attrs, "delta"), _given("K_max", attrs, "k_max"), _given("budget", attrs)
     yield "rule", _joined(_text(attrs.get("rule")), *settings, _given("aggregate", attrs))
-    yield "orders", _joined(_text(attrs.get("order_sampler")), _given("seed", attrs), _given("tokens", attrs))
+    a_pass = f"{attrs['pass_tokens']} of them a pass" if "pass_tokens" in attrs else ""
+    tokens = _joined(_given("tokens", attrs), a_pass)
+    yield "orders", _joined(_text(attrs.get("order_sampler")), _given("seed", attrs), tokens)
     yield "device", _joined(_text(attrs.get("device")), _text(attrs.get("dtype")))
     versions = {key: value for key, value in attrs.items() if key.startswith("version")}
     named = (f"{key[len('version_'):]} {_text(value)}".strip() for key, value in versions.items())
@@ -144,10 +143,12 @@ def result_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
         mean, median, p95 = (found[f"orders_{name}"] for name in ("mean", "median", "p95"))
         yield "orders used", f"mean {mean:.2f}, median {median:g}, 95th percentile {p95:g}"
         of = f" of {amount(found['full_passes'])} (classes × K_max)" if found["full_passes"] else ""
+        whole = " whole" if "pass_tokens" in found["provenance"] else ""  # else it goes without saying
         yield "passes", f"{found['passes_mean']:,.1f} an image{of}, {amount(spent)} in all"
         if found["saving"]:
             share = percent(found["token_fraction_mean"])
-            less = f"{found['saving']:.2f}× less compute than all classes on all orders ({share} of it)"
+            full = f"all classes on all{whole} orders"
+            less = f"{found['saving']:.2f}× less compute than {full} ({share} of it)"
             yield "saving", "none: all classes on all orders" if found["saving"] == 1 else less
         stops = (f"{name or 'not said'} {n:,} ({percent(n / answered)})" for name, n in found["stop"].items())
         yield "stopped", _joined(*stops)

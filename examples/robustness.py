@@ -3,24 +3,31 @@
     python examples/robustness.py DATA/cifar10/test --images 100 -o robustness.png
 
 Gaussian noise, blur, contrast and JPEG compression at five severities, with CIFAR-10-C's parameters
-(Hendrycks & Dietterich, ICLR 2019), made here from clean test images. Every class is scored on all K_max
-orders, so that the paper's fixed-K classifier and the race (default rule) are judged on the same numbers.
-Prints a table, writes it as CSV beside the picture. Takes 21 × images × classes × K_max passes.
+(Hendrycks & Dietterich, ICLR 2019), made here from clean test images. The paper's fixed-K classifier (all
+classes on K whole orders) and the live race (as the model recommends, or as the options say) answer the same
+images. Prints a table and whether harder images got more passes; writes the table as CSV beside the picture.
+Takes 21 × images × classes × K passes, and the races'.
 """
 
 import argparse
-import csv
 import io
 from pathlib import Path
 
 import numpy as np
 from compare_rules import choose_images
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
+from scipy.stats import spearmanr
 
 from anytime_cls import AnytimeClassifier, RaceOptions
 from anytime_cls.calibrate import full_scores
+from anytime_cls.classifier import Decision
 from anytime_cls.image import center_crop, decode
-from anytime_cls.race import run
+from anytime_cls.pareto import bootstrap, wilson
+from anytime_cls.plots import FAINT, INK, save, styled
+from anytime_cls.tables import write_csv
+from anytime_cls.zoo import DEFAULT_MODEL
 
 SEVERITIES = {
     "noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, pixels in 0..1
@@ -53,78 +60,114 @@ def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generat
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("data", type=Path, help="folder of class folders of test images")
-    parser.add_argument("--model", default="cifar10")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
     parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--k-max", type=int, default=16)
-    parser.add_argument("--delta", type=float, default=0.05)
+    parser.add_argument("--k-max", type=int, default=16, help="orders of the fixed classifier")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("-o", "--out", type=Path, default=Path("robustness.png"))
+    race = parser.add_argument_group("the race (default: as the model recommends)")
+    race.add_argument("--rule")
+    race.add_argument("--delta", type=float)
+    race.add_argument("--max-orders", type=int)
+    race.add_argument("--orders", help="uniform, stratified, ...")
+    race.add_argument("--prefix", type=int, help="tokens of an order that a pass scores")
     args = parser.parse_args()
+    if args.k_max < 2:
+        parser.error("--k-max takes a number of orders from 2: K = 1 is drawn too")
 
     classifier = AnytimeClassifier.load(args.model)
+    options = RaceOptions(
+        rule=args.rule, delta=args.delta, max_orders=args.max_orders, orders=args.orders, prefix=args.prefix,
+        seed=args.seed,
+    ).resolve(classifier.card)  # fmt: skip
     files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
     crops = [center_crop(decode(path), classifier.card.image_size) for path in files]
-    rule = classifier.rule(RaceOptions(delta=args.delta, max_orders=args.k_max))
-    rows = []
+    rows, passes = [], {}  # passes: of every image's race, [images], by corruption and severity
     for kind, severity in [("clean", 0), *((kind, s) for kind in SEVERITIES for s in range(1, 6))]:
         rng = np.random.default_rng([args.seed, severity])
-        images = (classifier.tokens(corrupt(crop, kind, severity, rng)) for crop in crops)
-        scores = full_scores(classifier.engine, images, args.k_max, args.seed)
-        raced = run(rule, scores)
-        right = {k: float(np.mean(scores[:, :k].mean(1).argmax(1) == truth)) for k in (1, args.k_max)}
-        rows.append(
-            {
-                "corruption": kind,
-                "severity": severity,
-                "images": len(truth),
-                "accuracy_k1": right[1],
-                f"accuracy_k{args.k_max}": right[args.k_max],
-                "accuracy_race": float(np.mean(raced.prediction == truth)),
-                "orders_race": float(raced.pulls.mean()),
-                "passes_race": float(raced.passes.mean()),
-            }
-        )
-        values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in rows[-1].values()]
+        images = [corrupt(crop, kind, severity, rng) for crop in crops]
+        scores = full_scores(classifier.engine, map(classifier.tokens, images), args.k_max, args.seed)
+        fixed = {k: scores[:, :k].mean(1).argmax(1) == truth for k in (1, args.k_max)}
+        raced = [d for d in classifier.classify_many(images, options) if isinstance(d, Decision)]
+        right = np.array([d.index for d in raced]) == truth
+        spent = passes[kind, severity] = np.array([d.passes for d in raced])
+        orders = np.array([d.orders for d in raced], float)
+        row = {"corruption": kind, "severity": severity, "images": len(truth)}
+        for name, hits in (("k1", fixed[1]), (f"k{args.k_max}", fixed[args.k_max]), ("race", right)):
+            row |= interval(f"accuracy_{name}", float(hits.mean()), *wilson(float(hits.mean()), len(hits)))
+        for name, values in (("orders_race", orders), ("passes_race", spent)):
+            low, high = bootstrap(values[:, None]).interval()
+            row |= interval(name, float(values.mean()), float(low[0]), float(high[0]))
+        rows.append(row)
         if severity == 0:
-            print("  ".join(f"{name:>13}" for name in rows[-1]))
-        print("  ".join(f"{value:>13}" for value in values), flush=True)
-    with open(args.out.with_suffix(".csv"), "w", newline="") as file:
-        writer = csv.DictWriter(file, rows[0].keys())
-        writer.writeheader()
-        writer.writerows(rows)
-    draw(rows, args)
+            print("  ".join(f"{n:>13}" for n in row if not n.endswith(("_low", "_high"))))
+        shown = [v for n, v in row.items() if not n.endswith(("_low", "_high"))]
+        print("  ".join(f"{f'{v:.3f}' if isinstance(v, float) else v:>13}" for v in shown), flush=True)
+    write_csv(args.out.with_suffix(".csv"), rows)
+    design = f"{options.rule}, {options.orders} orders" + (
+        f", the first {options.prefix} tokens of each" if options.prefix else ""
+    )
+    save(draw(rows, f"{classifier.card.name}: {design}; {len(truth)} images a point"), args.out, "png")
+    print(f"{args.out} and {args.out.with_suffix('.csv')}\n{answer(passes)}")
 
 
-def draw(rows: list[dict], args: argparse.Namespace) -> None:
-    """Accuracy above, mean K of the race below, against severity, a column for each corruption."""
-    import matplotlib
+def interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
+    """A figure and its 95 % interval, as columns."""
+    return {name: value, f"{name}_low": low, f"{name}_high": high}
 
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
 
-    figure, axes = plt.subplots(2, len(SEVERITIES), figsize=(10, 4.6), sharex=True, sharey="row")
-    for column, kind in enumerate(SEVERITIES):
-        some = [rows[0], *(row for row in rows if row["corruption"] == kind)]
-        severity = [row["severity"] for row in some]
-        above, below = axes[:, column]
-        above.plot(severity, [row["accuracy_k1"] for row in some], "s:", color="0.55", label="fixed K = 1")
-        key = f"accuracy_k{args.k_max}"
-        above.plot(severity, [row[key] for row in some], "o-", color="0.15", label=f"fixed K = {args.k_max}")
-        above.plot(severity, [row["accuracy_race"] for row in some], "x", color="#d55e00", label="race")
-        below.plot(severity, [row["orders_race"] for row in some], "o-", color="#d55e00")
-        above.set_title(kind)
-        below.set_xlabel("severity")
-    axes[0, 0].set_ylabel("accuracy")
-    axes[1, 0].set_ylabel("mean orders of the race")
-    axes[1, 0].set_ylim(bottom=0)
-    axes[0, 0].legend(frameon=False, fontsize=8, loc="lower left")
-    for axis in axes.flat:
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(alpha=0.25)
-    figure.suptitle(f"{args.model}, {rows[0]['images']} test images a point, δ = {args.delta:g}", fontsize=10)
-    figure.tight_layout()
-    figure.savefig(args.out, dpi=150)
-    print(f"{args.out} and {args.out.with_suffix('.csv')}")
+def answer(passes: dict[tuple[str, int], np.ndarray]) -> str:
+    """Whether harder images get more compute: worst against clean, the same images paired, and by rank."""
+    clean = passes["clean", 0]
+    worst = np.mean([passes[kind, 5] for kind in SEVERITIES], axis=0)
+    means = bootstrap(np.stack([worst, clean], axis=1))
+    low, high = np.quantile(means.draws[:, 0] / means.draws[:, 1], (0.025, 0.975))
+    kinds = {k: passes[k, 5].mean() / clean.mean() for k in SEVERITIES}
+    severity = np.concatenate([np.full(len(spent), s) for (_, s), spent in passes.items()])
+    rho = spearmanr(severity, np.concatenate(list(passes.values()))).statistic
+    verdict = "yes" if low > 1 else "no, it falls" if high < 1 else "not shown"
+    return (
+        f"does the race spend more on harder images? {verdict}: passes at severity 5 are "
+        f"{means.value[0] / means.value[1]:.2f} [{low:.2f}, {high:.2f}] times those of the clean images ("
+        + ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in kinds.items())
+        + f"); rank correlation of severity and passes {rho:.2f}"
+    )
+
+
+def draw(rows: list[dict], title: str) -> Figure:
+    """Accuracy above, the race's mean orders and passes below, against severity; a column a corruption."""
+    few, full, race = (name for name in rows[0] if name.startswith("accuracy") and name.count("_") == 1)
+    series = (
+        (0, few, f"fixed K = {few.removeprefix('accuracy_k')}", FAINT, "s", (0, (1, 1))),
+        (0, full, f"fixed K = {full.removeprefix('accuracy_k')}", INK, "o", (0, (4, 1.5))),
+        (0, race, "race", "#D55E00", "^", "-"),
+        (1, "orders_race", "race: orders (K)", "#0072B2", "D", "-"),
+        (1, "passes_race", "race: passes", "#D55E00", "^", "-"),
+    )
+    with styled():
+        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        FigureCanvasAgg(figure)
+        axes = figure.subplots(2, len(SEVERITIES), sharex=True, sharey="row", height_ratios=(3, 2))
+        for column, kind in enumerate(SEVERITIES):
+            some = [rows[0], *(row for row in rows if row["corruption"] == kind)]
+            for number, (line, name, label, colour, marker, dash) in enumerate(series):
+                value, low, high = (np.array([r[name + end] for r in some]) for end in ("", "_low", "_high"))
+                x = np.arange(len(some)) + 0.12 * (number % 3 - 1)  # bars side by side
+                scale = 1 if line else 100
+                error = scale * np.stack([value - low, high - value])
+                axes[line, column].errorbar(
+                    x, scale * value, error, color=colour, marker=marker, ls=dash, elinewidth=0.8, label=label
+                )
+            axes[0, column].set_title(kind)
+            axes[1, column].set_xlabel("severity")
+            axes[1, column].set_xticks(range(6))
+        axes[0, 0].set_ylabel("accuracy (%)")
+        axes[1, 0].set_ylabel("mean an image")
+        axes[1, 0].set_ylim(bottom=0)
+        axes[0, 0].legend(loc="lower left")
+        axes[1, 0].legend(loc="upper left")
+        figure.suptitle(f"{title}; bars: 95 % intervals", fontsize=8)
+    return figure
 
 
 if __name__ == "__main__":

@@ -37,11 +37,25 @@ def provenance(rule: str, **more):
     }  # fmt: skip
 
 
-def write_trace(path: Path, rule: str = "fixed", root: Path | None = None, failed: int = -1, **more) -> Path:
-    """A trace of races by `rule` over `scores()`; `failed` is an image with an error."""
+def rung_scores(full, m: int):
+    """Log-likelihoods after the first m of 16 tokens of every order: [I, K, C]."""
+    noise = np.random.default_rng(m).normal(0, 0.5, full.shape)
+    return (full * m / 16 + noise).astype("f4").astype(float)
+
+
+def write_trace(
+    path: Path, rule="fixed", root: Path | None = None, failed: int = -1, m: int = 16, prefixes=(), **more
+) -> Path:
+    """A trace of races by `rule` (its name or itself) over `scores()`; `failed` is an image with an error.
+
+    m: tokens of a pass; the scores are what they are. prefixes: recorded too, of every order.
+    """
     full, label = scores()
-    racer = make_rule(rule, 0.05, {"paired": PRIOR, "marginal": PRIOR})
-    with TraceWriter.create(path, provenance(rule, **more), LABELS) as writer:
+    racer = make_rule(rule, 0.05, {"paired": PRIOR, "marginal": PRIOR}) if isinstance(rule, str) else rule
+    about = {"prefixes": list(prefixes), "prefix_flops": [p * 1e9 / 16 for p in prefixes]} if prefixes else {}
+    if m != 16:
+        about |= {"pass_tokens": m, "pass_flops": m * 1e9 / 16, "order_sampler": "stratified"}
+    with TraceWriter.create(path, provenance(racer.name, **(about | more)), LABELS) as writer:
         for i in range(len(full)):
             key = f"{i:03d}<i>.png"
             where = str((root or Path("/nowhere")) / key)
@@ -50,15 +64,22 @@ def write_trace(path: Path, rule: str = "fixed", root: Path | None = None, faile
                 writer.append(row, Scores.empty(), i)
                 continue
             race = Race(len(LABELS), K_MAX, racer)
-            rows = []
+            rows, spent, turn = [], 0.0, 0
             while not race.done:
                 request = race.request()
+                at, n = request.prefix or m, len(request.classes)
                 for order in request.orders:
-                    race.record(order, request.classes, full[i, order, request.classes])
-                    rows += [(order, c, 16, 0, full[i, order, c]) for c in request.classes]
+                    values = (rung_scores(full, at) if request.prefix else full)[i, order, request.classes]
+                    race.record(order, request.classes, values, request.prefix)
+                    spent += n * at / 16
+                    for p in () if request.prefix else prefixes:
+                        some = rung_scores(full, p)[i, order, request.classes]
+                        rows += zip([order] * n, request.classes, [p] * n, [turn] * n, some, strict=True)
+                    rows += zip([order] * n, request.classes, [at] * n, [turn] * n, values, strict=True)
+                turn += 1
             row = ImageRow(
                 key, where, int(label[i]), race.leader, race.orders, race.passes,
-                race.passes / (K_MAX * len(LABELS)), 0.002 * race.passes,
+                spent / (K_MAX * len(LABELS)), 0.002 * spent,
                 "decided" if race.orders < K_MAX else "max-orders",
                 float(race.aggregate("mean")[race.leader]),
             )  # fmt: skip

@@ -203,7 +203,7 @@ def test_curves_and_a_live_trace_in_svg_and_pdf(folder):
 def test_all_kinds_get_files_of_their_own(folder):
     done = command("curves.h5", "full.h5", "-o", "all.png", "--kind", "all", "--bootstrap", "20", cwd=folder)
     assert done.returncode == 0, done.stderr
-    for kind in ("", "-k", "-classes-left", "-budget", "-reliability"):
+    for kind in ("", "-k", "-classes-left", "-budget", "-reliability", "-confusion"):
         assert (folder / f"all{kind}.png").stat().st_size > 5000 and rows_of(folder / f"all{kind}.csv")
     assert {row["curve"] for row in rows_of(folder / "all-budget.csv")} == {"fixed", "paired", "halving"}
     assert not list(folder.glob("*.tmp"))

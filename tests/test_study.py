@@ -5,12 +5,13 @@ import pytest
 from curve_data import K_MAX, LABELS, curves, fixed_run, run, scores, write_trace
 
 from anytime_cls import album
-from anytime_cls.anytime import progress, recorded, rule_of, trace_progress
+from anytime_cls.anytime import Scored, progress, recorded, rule_of, trace_progress
 from anytime_cls.race import run as race_run
 from anytime_cls.replay import full_curves
-from anytime_cls.study import StudyError, analyse, default_run, join, point_rows, summary_row, verdict
+from anytime_cls.study import StudyError, analyse, default_run, join, point_rows, summary_row
 from anytime_cls.tables import budget_rows, classes_left_rows, csv_text, orders_rows
 from anytime_cls.trace import Trace
+from anytime_cls.wording import verdict
 
 N = 200
 TRUTH = np.arange(N) % len(LABELS)
@@ -206,7 +207,11 @@ def test_the_answer_at_a_budget_by_hand(full_trace):
 
 def test_pairs_of_orders_answer_together():
     full, _ = scores()
-    single, pairs = progress(full), progress(full, block=2)
+    none = np.empty((len(full), 0, len(LABELS)))
+    scored = Scored(full, none, none[..., 0])
+    single, pairs = progress(scored), progress(scored, block=2)
+    assert (pairs.leader[:, 0] == -1).all()  # half a pull is no answer
+    np.testing.assert_array_equal(pairs.first(), np.full(len(full), 2 * len(LABELS)))
     np.testing.assert_array_equal(pairs.leader[:, 1::2], single.leader[:, 1::2])
     np.testing.assert_array_equal(pairs.leader[:, 2::2], single.leader[:, 1:-1:2])
 
@@ -230,7 +235,8 @@ def test_tables_of_races(full_trace):
     assert [row["mean"] for row in left if row["curve"] == "fixed"] == [len(LABELS)] * K_MAX
     racing = [row["mean"] for row in left if row["curve"] == "paired"]
     assert racing[0] == len(LABELS) > racing[2] >= racing[-1] >= 1
-    rows = budget_rows(went, analysis.study.label, {"fixed": 2.0, "paired": 2.0}, 50)
+    truth = dict.fromkeys(went, analysis.study.label)
+    rows = budget_rows(went, truth, {"fixed": 2.0, "paired": 2.0}, 50)
     last = {row["curve"]: row["y"] for row in rows}  # the largest budget: everyone is done
     for name, index in analysis.default.items():
         assert last[name] == pytest.approx(analysis.y.value[index])
