@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from anytime_cls.zoo import ModelCard
 
 
+UNCALIBRATED = "not calibrated for such races: probabilities are no frequencies; see 'anytime-cls calibrate'"
+
+
 @dataclass(frozen=True)
 class Request:
     """The command line."""
@@ -166,9 +169,17 @@ def introduce(
         f"rule {options.rule}{delta}, at most {options.max_orders} {options.orders} orders{tokens}, "
         f"{allowed}{output.views(options)}",
         *note.splitlines(),
+        *([] if calibrated(card, options) else [UNCALIBRATED]),
     )
     console = Console(stderr=True)
     output.print_text(console, *(Text(line, style="dim") for line in lines))
+
+
+def calibrated(card: ModelCard, options: ResolvedOptions) -> bool:
+    """Whether the model's probabilities for such races were fitted to anything."""
+    from anytime_cls.rules import design_fields
+
+    return "temperature" in design_fields(card.fields, options.orders, options.prefix)
 
 
 class Session:

@@ -177,6 +177,13 @@ def test_row_is_the_decision(tiny_model_dir, photo, capsys):
     assert "model tiny (10 classes)" in err and "loaded in" in err and "no budget" in err
 
 
+def test_a_model_nobody_calibrated_for_such_races_is_said_to_be(tiny_model_dir, photo, capsys):
+    _, _, err = classify(capsys, tiny_model_dir, photo, "--max-orders", 2)
+    assert "not calibrated" not in err
+    _, _, err = classify(capsys, tiny_model_dir, photo, "--prefix", 8, "--max-orders", 2)
+    assert "not calibrated for such races" in err
+
+
 def test_quiet_says_nothing(tiny_model_dir, photo, capsys):
     code, rows, err = classify(capsys, tiny_model_dir, photo, photo, "-q", "--max-orders", 2)
     assert code == 0 and len(rows) == 2 and err == ""
