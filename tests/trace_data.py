@@ -19,6 +19,7 @@ LABELS = ["cat", "dog", "épagneul"]
 RUN = {
     "model_sha256": "ab" * 32, "tokenizer_sha256": "cd" * 32, "dataset": "cifar10",
     "dataset_fingerprint": "ef" * 32, "tokens": 64, "prefixes": [16, 32], "seed": 7,
+    "pass_tokens": None, "crops": None, "latent_noise": None,
     "order_sampler": "uniform", "rule": "paired", "delta": 0.05, "k_max": 32, "budget": None,
     "dtype": "float32", "aggregate": "mean", "temperature": 2.0, "priors": "{}", "calibrated": None,
     "shard": None, "device": "cpu", "versions": ["numpy 2", "torch 2"], "command": "anytime-cls sweep é",
