@@ -32,7 +32,7 @@ def segments(trace: Trace, k_max: int) -> tuple[np.ndarray, list[int]]:
 
 
 def explained(scores: np.ndarray) -> float:
-    """Share of leader − rival's variance within an image that the classes' mean explains: scores [I, K, C]."""
+    """Share of leader − rival's variance within an image that the classes' mean explains: [I, K, C]."""
     leader = scores.mean(axis=1).argmax(axis=1)
     difference = np.take_along_axis(scores, leader[:, None, None], axis=2) - scores
     variate = scores.mean(axis=2, keepdims=True)
