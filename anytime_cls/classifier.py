@@ -74,7 +74,7 @@ class RaceOptions:
         if self.orders is None:
             return
         check_sampler(self.orders)
-        max_orders = self.max_orders or 32
+        max_orders = self.max_orders or ResolvedOptions.max_orders
         if max_orders % block_of(self.orders):
             raise ValueError(
                 f"{self.orders} orders come in blocks of {block_of(self.orders)}: max_orders must divide"

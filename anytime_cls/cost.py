@@ -18,6 +18,8 @@ from pathlib import Path
 
 import numpy as np
 
+from anytime_cls.files import replace_file
+
 SLOW = 0.5  # seconds of a single pass from which dozens of them are too many to learn from
 
 
@@ -112,8 +114,6 @@ def write_cached(key: str, overhead: float, slope: float) -> None:
     known[key] = {"overhead": overhead, "slope": slope, "measured": time.strftime("%Y-%m-%dT%H:%M:%S")}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f"{path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(known, indent=1))
-        temporary.replace(path)
+        replace_file(path, json.dumps(known, indent=1).encode())
     except OSError:
         pass

@@ -11,14 +11,14 @@ the live race. Traces are read in stacks, so memory is what the results take: 24
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy.special import softmax
 
-from anytime_cls.curves import STOP_NAMES, UNRANKED, CurveRun, Curves
+from anytime_cls.curves import STOP_NAMES, UNRANKED, CurveRun, Curves, pass_cost
 from anytime_cls.grids import Spec, specs, stages_text
 from anytime_cls.orders import block_of, distinct_orders
 from anytime_cls.race import Outcomes, aggregate_scores, run, rungs_of
@@ -106,17 +106,8 @@ class Source:
         return [int(prefix) for prefix in self.trace.attrs.get("prefixes", [])]
 
     def cost(self, prefix: int | None = None) -> float:
-        """A pass over a prefix (default: the trace's own) in whole passes: by FLOPs where the trace says,
-        else by tokens."""
-        prefix = prefix or self.pass_tokens
-        if prefix == self.tokens:
-            return 1.0
-        attrs = self.trace.attrs
-        known = dict(zip(self.prefixes, attrs.get("prefix_flops", ()), strict=False))
-        known[self.pass_tokens] = attrs.get("pass_flops", 0.0)
-        if "flops" in attrs and known.get(prefix):
-            return float(known[prefix]) / float(attrs["flops"])
-        return prefix / self.tokens
+        """A pass over a prefix (default: the trace's own) in whole passes."""
+        return pass_cost(self.trace.attrs, prefix)
 
     def design_prefix(self, prefix: int | None = None) -> int | None:
         """How a race design names passes over `prefix` tokens (default: the trace's): None for whole ones."""
@@ -152,6 +143,14 @@ class Source:
                 stack = stack.reshape(shape).mean(axis=2)
             if len(images):
                 yield images, stack
+
+    def stacks_with_rungs(
+        self, prefix: int | None, rung_tokens: Iterable[int]
+    ) -> Iterator[tuple[Array, Array, dict[int, Array]]]:
+        """As `stacks`, with the log-likelihoods of order 0 at rungs: tokens → [i, C]."""
+        rungs = {m: self.rung_stacks(m) for m in rung_tokens}
+        for images, pulls in self.stacks(prefix):
+            yield images, pulls, {m: next(stacks) for m, stacks in rungs.items()}
 
     def _matrices(self, prefix: int | None, k_max: int) -> Iterator[Array]:
         if prefix not in (None, self.pass_tokens, *self.prefixes):
@@ -232,9 +231,8 @@ def full_curves(
         mine = [(spec, rule, columns) for (spec, rule), columns in zip(raced, results, strict=True)
                 if spec.prefix == prefix]  # fmt: skip
         temperature = source.temperature(fields, prefix)
-        rungs = {m: source.rung_stacks(m) for _, rule, _ in mine for m, _ in rungs_of(rule)}
-        for images, pulls in source.stacks(prefix):
-            rung_scores = {m: next(stacks) for m, stacks in rungs.items()}
+        rungs = {m for _, rule, _ in mine for m, _ in rungs_of(rule)}
+        for images, pulls, rung_scores in source.stacks_with_rungs(prefix, rungs):
             sums = np.cumsum(pulls, axis=1)
             if prefix is None:
                 full[images] = run_fixed(pulls)

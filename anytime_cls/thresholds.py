@@ -124,19 +124,13 @@ class Design:
             cost = cost + rows * self.source.cost(m)
         return passes + outcome.rung_rows.sum(axis=1), passes * self.tokens + outcome.tokens, cost
 
-    def stacks(self, rung_tokens: Iterable[int]) -> Iterable[tuple[Array, Array, dict[int, Array]]]:
-        """(images, their pulls [i, K, C], order 0 at rungs: tokens → [i, C])."""
-        rungs = {m: self.source.rung_stacks(m) for m in rung_tokens}
-        for images, pulls in self.source.stacks(self.prefix):
-            yield images, pulls, {m: next(stacks) for m, stacks in rungs.items()}
-
     def gather(self, images: Array) -> tuple[Array, dict[int, Array]]:
         """Pulls [n, K, C] and rung scores of these images, in their order."""
         place = np.full(len(self.source.trace), -1)
         place[images] = np.arange(len(images))
         out = np.empty((len(images), self.k_max, self.source.n_classes))
         rungs = {m: np.empty((len(images), self.source.n_classes)) for m in self.rung_tokens}
-        for stack_images, pulls, scores in self.stacks(self.rung_tokens):
+        for stack_images, pulls, scores in self.source.stacks_with_rungs(self.prefix, self.rung_tokens):
             chosen = place[stack_images] >= 0
             at = place[stack_images[chosen]]
             out[at] = pulls[chosen]
@@ -319,7 +313,7 @@ def _race(
     racing[images] = True
     used = sorted({m for rule in rules for m, _ in rungs_of(rule)})
     done, total = 0, len(images) * len(rules)
-    for stack, pulls, rung_scores in design.stacks(used):
+    for stack, pulls, rung_scores in design.source.stacks_with_rungs(design.prefix, used):
         mine = racing[stack]
         stack, pulls = stack[mine], pulls[mine]
         rung_scores = {m: scores[mine] for m, scores in rung_scores.items()}
