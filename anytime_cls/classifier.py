@@ -8,7 +8,7 @@ decision.label, decision.probability, decision.stop
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
@@ -139,6 +139,12 @@ class ResolvedOptions(RaceOptions):
         """
         distinct = None if self.views.varies else distinct_orders(self.orders)
         return min(self.max_orders, distinct or self.max_orders)
+
+
+def race_design(card: ModelCard, options: ResolvedOptions) -> Mapping[str, Any]:
+    """What the model knows of such races (`priors`, `temperature`): nothing where every order sees a view of
+    its own, since it was fitted to one view of every image."""
+    return {} if options.views.varies else design_fields(card.fields, options.orders, options.prefix)
 
 
 def race_rule(card: ModelCard, options: ResolvedOptions, name: str | None = None) -> Rule:
@@ -372,7 +378,7 @@ class AnytimeClassifier:
     def _decision(self, job: Job, options: ResolvedOptions) -> Decision:
         race, labels = job.race, self.labels
         means, how = race.means(), options.aggregate if race.n else "mean"
-        design = design_fields(self.card.fields, options.orders, options.prefix)
+        design = race_design(self.card, options)
         probability = race.aggregate(how, float(design.get("temperature", self.card.temperature)))
         leader = race.leader if how == "mean" else int(probability.argmax())
         lower, upper = race.intervals()

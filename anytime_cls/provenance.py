@@ -14,8 +14,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import anytime_cls
-from anytime_cls.classifier import Decision, Failure, RaceOptions, ResolvedOptions, choose_dtype, race_rule
-from anytime_cls.rules import CalibratedRule, design_fields
+from anytime_cls.classifier import (
+    Decision,
+    Failure,
+    RaceOptions,
+    ResolvedOptions,
+    choose_dtype,
+    race_design,
+    race_rule,
+)
+from anytime_cls.rules import CalibratedRule
 from anytime_cls.trace import ImageRow, Scores
 from anytime_cls.value import ValueRule
 from anytime_cls.zoo import WEIGHTS
@@ -46,7 +54,7 @@ def provenance(
     config = model_config(card)
     options = options.resolve(card)
     prefixes, m = list(options.prefixes), options.prefix
-    design = {} if options.views.varies else design_fields(card.fields, options.orders, m)
+    design = race_design(card, options)
     return {
         "model": card.name,
         "model_sha256": card.sha256[WEIGHTS[0]],

@@ -177,9 +177,9 @@ def introduce(
 
 def calibrated(card: ModelCard, options: ResolvedOptions) -> bool:
     """Whether the model's probabilities for such races were fitted to anything."""
-    from anytime_cls.rules import design_fields
+    from anytime_cls.classifier import race_design
 
-    return "temperature" in design_fields(card.fields, options.orders, options.prefix)
+    return "temperature" in race_design(card, options)
 
 
 class Session:
