@@ -11,7 +11,6 @@ import os
 import re
 import shutil
 import tarfile
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from anytime_cls.dataset_layouts import DatasetError, Entry, Listing
+from anytime_cls.files import replacing
 from anytime_cls.image import Source
 from anytime_cls.inputs import EXTENSIONS
 from anytime_cls.labels import infer_synsets
@@ -267,14 +267,8 @@ def _local(url: str) -> str:
         shown = f"{scheme}:...{_shard_name(url)}"
         try:
             base.mkdir(parents=True, exist_ok=True)
-            handle, part = tempfile.mkstemp(dir=base, suffix=".part")
-            try:
-                with os.fdopen(handle, "wb") as copy, gopen(url) as stream:
-                    shutil.copyfileobj(stream, copy, 1 << 20)
-                os.replace(part, path)
-            except BaseException:
-                os.unlink(part)
-                raise
+            with replacing(path) as part, part.open("wb") as copy, gopen(url) as stream:
+                shutil.copyfileobj(stream, copy, 1 << 20)
         except Exception as error:  # each scheme has its own program and errors
             raise DatasetError(f"wds: {shown} cannot be fetched ({type(error).__name__}: {error})") from None
     return str(path)

@@ -87,8 +87,8 @@ class Source:
                 f"{trace.path} was recorded with {why}, so not every class has every order; a full trace "
                 "is recorded by 'anytime-cls sweep DATASET --rule fixed -o FULL.h5'"
             )
-        varies = "crops" in attrs or "latent_noise" in attrs  # one order seen in many views is many
-        self.k_max = min(attrs["k_max"], (not varies and distinct_orders(name)) or attrs["k_max"])  # orders
+        distinct = None if trace.varies else distinct_orders(name)  # one order seen in many views is many
+        self.k_max = min(attrs["k_max"], distinct or attrs["k_max"])  # orders
         self.n_classes = len(trace.labels)
         self.tokens = int(attrs["tokens"])  # of an image
         self.pass_tokens = trace.pass_tokens  # of these, scored by a pass
@@ -282,7 +282,8 @@ def model_fields(
     """The `priors` and `calibrated` to replay a trace with.
 
     From a file of `anytime-cls calibrate`, or from a model (name or folder), or else the trace's own priors
-    and the calibrations of the embedded model it was recorded with, if it was. Raises ReplayError (or
+    and the calibrations of the embedded model it was recorded with, if it was. A model's are for one view of
+    every image: a trace whose orders had views of their own gets none of them. Raises ReplayError (or
     ModelError) where there is no such file or model, or it is not the trace's.
     """
     from anytime_cls.zoo import WEIGHTS, embedded_names, read_card
@@ -306,9 +307,9 @@ def model_fields(
                 f"{trace.path} was recorded with other weights than {model}'s (model "
                 f"{trace.attrs.get('model', '?')!r}, SHA-256 {sha[:12]}...)"
             )
-        return dict(card.fields)
+        return trace_fields(trace) if trace.varies else dict(card.fields)
     own = trace_fields(trace)
-    for name in embedded_names():
+    for name in () if trace.varies else embedded_names():
         card = read_card(name)
         if card.sha256.get(WEIGHTS[0]) == sha:
             return {**card.fields, **own}

@@ -178,7 +178,7 @@ def calibrate_trace(
     for value in (*(target.risk for target in targets), confidence):
         if not 0 < value < 1:
             raise ValueError(f"risks and the confidence must lie between 0 and 1, got {value:g}")
-    if {"crops", "latent_noise"} & trace.attrs.keys():
+    if trace.varies:
         raise ValueError(
             f"{trace.path} was recorded with random crops or latent noise; calibrations are for one view"
         )

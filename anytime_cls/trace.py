@@ -163,6 +163,11 @@ class Trace:
                 yield self.row(i), _scores(rows[at : at + int(self._stop[i] - self._start[i])])
 
     @property
+    def varies(self) -> bool:
+        """Whether every order saw a view of its own (random crops, latent noise)."""
+        return "crops" in self.attrs or "latent_noise" in self.attrs
+
+    @property
     def pass_tokens(self) -> int:
         """Tokens that a pass scores: all of an image's, or the first so many of every order."""
         return int(self.attrs.get("pass_tokens", self.attrs["tokens"]))

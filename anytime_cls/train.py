@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from anytime_cls.bounds import VariancePrior
 from anytime_cls.calibrate import calibrate, full_scores, measure
 from anytime_cls.engine import Engine
+from anytime_cls.files import replacing
 from anytime_cls.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.image import ImageError, center_crop, content_key, decode
 from anytime_cls.inputs import EXTENSIONS
@@ -378,9 +379,8 @@ def _loop(
 
 def save_checkpoint(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
     """Write atomically: a run killed here keeps its last checkpoint."""
-    temporary = path.with_suffix(".tmp")
-    torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, temporary)
-    temporary.replace(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, file)
 
 
 def finish(

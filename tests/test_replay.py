@@ -25,6 +25,7 @@ from anytime_cls.replay import (
 )
 from anytime_cls.rules import RULES, make_rule
 from anytime_cls.trace import Trace
+from anytime_cls.zoo import read_card
 
 SOME_RULES = st.sampled_from(
     [
@@ -265,6 +266,16 @@ def test_priors_are_the_traces_the_models_or_a_calibrations(tmp_path, tiny_model
                 model_fields(trace, calibration=file)
         with pytest.raises(ReplayError, match=r"cannot read .*: No such file"):
             model_fields(trace, calibration=tmp_path / "none.json")
+
+
+def test_what_was_fitted_to_one_view_is_not_for_traces_of_many(tmp_path, tiny_model_dir):
+    card = read_card(str(tiny_model_dir))
+    sha = card.sha256["transformer.safetensors"]
+    for more, expected in (({}, dict(card.fields)), ({"crops": "random"}, {})):
+        path = full_trace(tmp_path / f"{len(more)}.h5", races(10, 5), model_sha256=sha, priors="", **more)
+        with Trace.open(path) as trace:
+            assert trace.varies == bool(more)
+            assert model_fields(trace, model=str(tiny_model_dir)) == expected
 
 
 # live
