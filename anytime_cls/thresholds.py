@@ -47,6 +47,7 @@ Array = np.ndarray
 #: looking after every order changed passes at equal disagreement by a few percent either way, which is noise.
 ALPHAS = np.geomspace(1e-7, 0.5, 97)
 _TEMPERATURE_IMAGES = 1000
+NEAR = 0.005  # accuracy that the race a model recommends may give up for less compute
 
 
 @dataclass(frozen=True)
@@ -274,8 +275,8 @@ class Races:
         return LOSSES[loss](self.prediction[rule, on], self.full[on], self.label[on])
 
     def measure(self, rule: int, on: Array) -> dict[str, Any]:
-        """What a rule did to the images `on`: passes, tokens, saving (of compute, over all K_max passes of
-        this length), disagreement and accuracy with 95 % intervals."""
+        """What a rule did to the images `on`: passes, tokens, compute in whole passes and its saving (over
+        all K_max passes of this length), disagreement and accuracy with 95 % intervals."""
         source, n = self.design.source, len(on)
         wrong = int(self.losses(DISAGREEMENT, rule, on).sum())
         low, high = clopper_pearson(wrong, n)
@@ -284,6 +285,7 @@ class Races:
             "images": n,
             "passes": round(float(self.passes[rule, on].mean()), 2),
             "tokens": round(float(self.tokens[rule, on].mean()), 1),
+            "whole_passes": round(float(self.cost[rule, on].mean()), 3),
             "saving": round(whole / float(self.cost[rule, on].mean()), 2),
             "disagreement": {
                 "value": wrong / n, "errors": wrong, "low": round(low, 5), "high": round(high, 5),
@@ -358,6 +360,15 @@ def choose_rungs(
     return best[1]
 
 
+def best_calibration(calibrations: Sequence[Mapping[str, Any]], risk: float) -> int:
+    """Which of several calibrations' races to recommend at this risk: the cheapest of those whose accuracy
+    on the held-out images is at most NEAR below the best's."""
+    held = [_entry(calibration, risk)["held_out"] for calibration in calibrations]
+    accuracy = [row["accuracy"]["value"] if "accuracy" in row else 0.0 for row in held]
+    near = [i for i, value in enumerate(accuracy) if value >= max(accuracy) - NEAR]
+    return min(near, key=lambda i: held[i]["whole_passes"])
+
+
 def store_calibration(
     model: str | Path,
     calibration: Mapping[str, Any],
@@ -402,10 +413,16 @@ def store_calibration(
 
 def _recommended(calibration: Mapping[str, Any], risk: float) -> dict[str, Any]:
     """The `race` of model.json: what `RaceOptions.resolve` falls back to."""
+    entry = _entry(calibration, risk)
+    return {"rule": "calibrated", "delta": risk, "orders": entry["order_sampler"],
+            "prefix": entry.get("prefix"), "max_orders": entry["k_max"]}  # fmt: skip
+
+
+def _entry(calibration: Mapping[str, Any], risk: float) -> Mapping[str, Any]:
+    """The thresholds that hold this risk of another answer."""
     for entry in calibration["calibrated"]:
-        if entry["risk"] == risk and entry.get("loss", "disagreement") == "disagreement":
-            return {"rule": "calibrated", "delta": risk, "orders": entry["order_sampler"],
-                    "prefix": entry.get("prefix"), "max_orders": entry["k_max"]}  # fmt: skip
+        if entry["risk"] == risk and entry.get("loss", DISAGREEMENT) == DISAGREEMENT:
+            return entry
     raise ModelError(f"there is no calibration at risk {risk:g} to recommend")
 
 

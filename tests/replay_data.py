@@ -39,7 +39,7 @@ def full_trace(
 ) -> Path:
     """A trace of rule fixed over scores [I, K, C]; `failed` images have an error and no scores."""
     n, k_max, n_classes = scores.shape
-    recorded = {**(prefixes or {}), 64: scores}
+    recorded = {**(prefixes or {}), attrs.get("pass_tokens", 64): scores}
     run = {
         "model": "made-up", "model_sha256": "ab" * 32, "tokenizer_sha256": "cd" * 32, "dataset": "made-up",
         "temperature": 1.5, "priors": json.dumps(FIELDS["priors"]), "tokens": 64, "seed": 0,

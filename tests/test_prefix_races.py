@@ -9,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from replay_data import full_trace, races
 from sweep_data import contents, make_images, sweep
 
 from anytime_cls.classifier import AnytimeClassifier, RaceOptions, race_rule
 from anytime_cls.replay import full_curves
-from anytime_cls.thresholds import store_calibration
+from anytime_cls.thresholds import best_calibration, store_calibration
 from anytime_cls.trace import Trace
 from anytime_cls.zoo import ModelError, read_card
 from anytime_cls_cli.main import main
@@ -91,6 +92,47 @@ def test_a_calibration_can_become_what_the_model_recommends(tiny_model_dir, tmp_
         assert main(["calibrate", "none.h5", *args]) == 2
         err = capsys.readouterr().err
         assert what in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("accuracy", "passes", "best"),
+    [
+        ((0.90, 0.90, 0.90), (3.0, 1.0, 2.0), 1),
+        ((0.90, 0.894, 0.896), (3.0, 1.0, 2.0), 2),  # the cheapest loses too much
+        ((0.90, 0.89, 0.80), (3.0, 1.0, 2.0), 0),
+        ((None, None, None), (3.0, 1.0, 2.0), 1),  # no labels
+    ],
+)
+def test_of_several_designs_the_cheapest_that_is_as_good_is_taken(accuracy, passes, best):
+    def made(a: float | None, cost: float) -> dict:
+        held = {"whole_passes": cost} | ({} if a is None else {"accuracy": {"value": a}})
+        dearer = ENTRY | {"risk": 0.01, "held_out": held | {"whole_passes": -cost}}
+        return {"calibrated": [dearer, ENTRY | {"held_out": held}]}
+
+    assert best_calibration([made(*some) for some in zip(accuracy, passes, strict=True)], 0.05) == best
+
+
+def test_calibrate_takes_a_trace_of_every_design(tiny_model_dir, tmp_path, capsys):
+    model = tmp_path / "tiny"
+    shutil.copytree(tiny_model_dir, model)
+    scores = races(5, 300)
+    of_model = {"model_sha256": read_card(model).sha256["transformer.safetensors"],
+                "order_sampler": "stratified", "tokens": 64}  # fmt: skip
+    label = scores.mean(axis=1).argmax(axis=1)
+    traces = [
+        str(full_trace(tmp_path / f"m{m}.h5", scores, label, pass_tokens=m, pass_flops=1e6 * m, **of_model))
+        for m in (4, 2, 8)
+    ]
+    args = ["calibrate", *traces, "--risk", "0.05", "--write-model", str(model), "--recommend", "0.05"]
+    assert main(args) == 0
+    out, err = capsys.readouterr()
+    assert [name for name in traces if name in out] == traces and f"recommended: {traces[1]}" in err
+    fields = read_card(model).fields
+    assert fields["race"] == RACE | {"prefix": 2}
+    assert {entry["prefix"] for entry in fields["calibrated"]} == {2, 4, 8}
+    assert main([*args[:-4], "--out", str(tmp_path / "cal.json")]) == 2
+    err = capsys.readouterr().err
+    assert "--out holds the calibration of one trace" in err and err.count("\n") == 1
 
 
 def test_settled_options_stay_as_they_are(model):
