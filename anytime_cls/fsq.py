@@ -9,10 +9,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from anytime_cls.tokenizer import with_noise
 
@@ -106,6 +108,18 @@ class FSQTokenizer(nn.Module):
     def latent_shape(self) -> tuple[int, int, int]:
         """[n_codes, g, g] of what is squashed and rounded."""
         return len(self.config.levels), self.config.grid, self.config.grid
+
+    def folded(self) -> FSQTokenizer:
+        """This tokenizer, in eval mode and faster, for tokenising only: every batch norm becomes part of its
+        convolution. The weights are then others than a training run or a file has."""
+        self.eval()
+        for pair in self.encoder.modules():
+            if isinstance(pair, nn.Sequential) and isinstance(norm := pair[-1], nn.BatchNorm2d):
+                convolution = cast(nn.Conv2d, pair[0])
+                folded = fuse_conv_bn_eval(convolution, norm)
+                folded.weight.data = folded.weight.data.contiguous(memory_format=torch.channels_last)
+                pair[0], pair[1] = folded, nn.Identity()
+        return self
 
     def bounded(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Encoder output squashed to [0, level − 1] a channel, before rounding: [B, n_codes, g, g].

@@ -347,7 +347,7 @@ def load_tokenizer(card: ModelCard) -> FSQTokenizer | LlamaGenTokenizer | MaskGI
             tokenizer.load_state_dict(
                 {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
             )
-            return tokenizer
+            return tokenizer.folded()
         case "llamagen" | "maskgit" as kind:
             path = card.weights(WEIGHTS[1]) if card.files else _verified(card, WEIGHTS[1])
             try:

@@ -4,6 +4,7 @@ tests/golden/{llamagen,maskgit}_vq_small: made-up weights (rule and seed in the 
 output and token ids that FoundationVision/LlamaGen's and ziqipang/RandAR's code gave for them.
 """
 
+import copy
 import json
 import pickle
 import zipfile
@@ -15,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from anytime_cls.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.tokenizer import (
     MASKGIT,
     LlamaGenTokenizer,
@@ -344,3 +346,22 @@ def test_hostile_files(small, tmp_path):
         for name, data in members.items():
             deflated.writestr(name, data)
     refuse(path, "not weights")
+
+
+def test_folded_norms_change_speed_and_not_tokens() -> None:
+    with torch.random.fork_rng():
+        torch.manual_seed(4)
+        plain = FSQTokenizer(FSQConfig(widths=(8, 8, 8)))
+        for module in plain.modules():
+            if isinstance(module, torch.nn.BatchNorm2d):
+                module.running_mean.normal_()
+                module.running_var.uniform_(0.5, 2.0)
+                torch.nn.init.uniform_(module.weight, 0.5, 2.0)
+                torch.nn.init.normal_(module.bias)
+        pixels = torch.rand(8, 3, 32, 32) * 2 - 1
+    folded = copy.deepcopy(plain).folded()
+    assert not any(isinstance(module, torch.nn.BatchNorm2d) for module in folded.modules())
+    with torch.inference_mode():
+        expected = plain.eval().bounded(pixels)
+        assert expected.std() > 0.5
+        torch.testing.assert_close(folded.bounded(pixels), expected, rtol=1e-5, atol=1e-4)
