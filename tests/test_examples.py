@@ -1,0 +1,52 @@
+"""Examples that print figures for the documents, on made-up traces where the answer is known."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+from replay_data import full_trace, races
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+
+
+def load(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("rule", ["fixed", "paired"])
+def test_against_paper_counts_what_the_traces_hold(rule, tmp_path, monkeypatch, capsys):
+    """`whole` is a full trace of 16 orders read at K = 8, or a race at K_max 8 that stands for them."""
+    scores = races(3, 50)
+    k_max, held = (16, scores) if rule == "fixed" else (8, scores[:, :8])
+    label = scores[:, :8].mean(axis=1).argmax(axis=1)
+    label[:5] = (label[:5] + 1) % 5
+    whole = full_trace(tmp_path / "whole.h5", held, label, rule=rule, k_max=k_max)
+    race = full_trace(tmp_path / "race.h5", scores[:, :4], label, pass_tokens=16, order_sampler="stratified")
+    answers = scores.cumsum(axis=1).argmax(axis=2)
+    right = (answers == label[:, None]).mean(axis=0)
+    monkeypatch.setattr(sys, "argv", ["x", str(whole), str(race), "--all", str(race), "--orders", "8"])
+    load("against_paper").main()
+    out = capsys.readouterr().out
+    assert "50 images, 5 classes" in out and "K = 8 whole orders  90.0%" in out and ", 40 passes" in out
+    assert f"the race             {right[3]:.1%}" in out and "stratified, 16 tokens" in out
+    assert f"{100 * (right[3] - 0.9):+.2f} points" in out
+    assert "0 of 50 images" in out
+    first = int(np.flatnonzero(right[:4] >= right[3] - 1e-9)[0]) + 1
+    assert f"K = {first}, " in out
+
+
+def test_against_paper_refuses_other_models(tmp_path, monkeypatch):
+    whole = full_trace(tmp_path / "whole.h5", races(3, 6))
+    race = full_trace(tmp_path / "race.h5", races(3, 6), model_sha256="ef" * 32)
+    monkeypatch.setattr(sys, "argv", ["x", str(whole), str(race)])
+    with pytest.raises(SystemExit, match="one model"):
+        load("against_paper").main()
