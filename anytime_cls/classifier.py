@@ -22,7 +22,15 @@ from anytime_cls.engine import Engine, Job, Record
 from anytime_cls.image import ImageError, Source, decode
 from anytime_cls.orders import OrderSampler, block_of, check_sampler, distinct_orders
 from anytime_cls.race import AGGREGATORS, Race
-from anytime_cls.rules import CALIBRATED, CalibratedRule, PairedRule, Rule, design_fields, model_rule
+from anytime_cls.rules import (
+    CALIBRATED,
+    CalibratedRule,
+    PairedRule,
+    Rule,
+    design_fields,
+    model_rule,
+    temperature_at,
+)
 from anytime_cls.sigma import Transformer
 from anytime_cls.tokenizer import Tokenizer
 from anytime_cls.views import Views, ViewSampler
@@ -145,6 +153,11 @@ def race_design(card: ModelCard, options: ResolvedOptions) -> Mapping[str, Any]:
     """What the model knows of such races (`priors`, `temperature`): nothing where every order sees a view of
     its own, since it was fitted to one view of every image."""
     return {} if options.views.varies else design_fields(card.fields, options.orders, options.prefix)
+
+
+def race_temperature(card: ModelCard, options: ResolvedOptions, rule: Rule) -> float:
+    """The temperature at which the soft-max of such a race's means is a probability."""
+    return temperature_at(rule, float(race_design(card, options).get("temperature", card.temperature)))
 
 
 def race_rule(card: ModelCard, options: ResolvedOptions, name: str | None = None) -> Rule:
@@ -378,8 +391,7 @@ class AnytimeClassifier:
     def _decision(self, job: Job, options: ResolvedOptions) -> Decision:
         race, labels = job.race, self.labels
         means, how = race.means(), options.aggregate if race.n else "mean"
-        design = race_design(self.card, options)
-        probability = race.aggregate(how, float(design.get("temperature", self.card.temperature)))
+        probability = race.aggregate(how, race_temperature(self.card, options, race.rule))
         leader = race.leader if how == "mean" else int(probability.argmax())
         lower, upper = race.intervals()
         orders_of = np.where(race.alive, race.n, race.left_at) * race.block

@@ -18,12 +18,12 @@ from anytime_cls.classifier import (
     Decision,
     Failure,
     RaceOptions,
-    ResolvedOptions,
     choose_dtype,
     race_design,
     race_rule,
+    race_temperature,
 )
-from anytime_cls.rules import CalibratedRule
+from anytime_cls.rules import CalibratedRule, Rule
 from anytime_cls.trace import ImageRow, Scores
 from anytime_cls.value import ValueRule
 from anytime_cls.zoo import WEIGHTS
@@ -54,12 +54,12 @@ def provenance(
     config = model_config(card)
     options = options.resolve(card)
     prefixes, m = list(options.prefixes), options.prefix
-    design = race_design(card, options)
+    design, rule = race_design(card, options), race_rule(card, options)
     return {
         "model": card.name,
         "model_sha256": card.sha256[WEIGHTS[0]],
         "tokenizer_sha256": card.sha256[WEIGHTS[1]],
-        "temperature": float(design.get("temperature", card.temperature)),
+        "temperature": race_temperature(card, options, rule),
         "priors": json.dumps(design.get("priors", {}), sort_keys=True),
         "dataset": dataset,
         "tokens": config.n_tokens,
@@ -75,7 +75,7 @@ def provenance(
         "aggregate": options.aggregate,
         "rule": options.rule,
         "delta": options.delta,
-        "calibrated": _fitted(card, options),
+        "calibrated": _fitted(rule),
         "k_max": options.k_max,
         "budget": None if options.budget is None else str(options.budget),
         "dtype": str(choose_dtype(dtype)).removeprefix("torch."),
@@ -86,9 +86,8 @@ def provenance(
     }
 
 
-def _fitted(card: ModelCard, options: ResolvedOptions) -> str | None:
+def _fitted(rule: Rule) -> str | None:
     """What a calibration says to a run's rule, as JSON: the model's may change later. None for most rules."""
-    rule = race_rule(card, options)
     match rule:
         case CalibratedRule():
             return json.dumps({"thresholds": rule.thresholds, "rungs": rule.rungs})

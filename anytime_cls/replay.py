@@ -22,7 +22,15 @@ from anytime_cls.curves import STOP_NAMES, UNRANKED, CurveRun, Curves, pass_cost
 from anytime_cls.grids import Spec, specs, stages_text
 from anytime_cls.orders import block_of, distinct_orders
 from anytime_cls.race import Outcomes, aggregate_scores, run, rungs_of
-from anytime_cls.rules import CALIBRATED, DELTA_RULES, RULES, Rule, design_fields, model_rule
+from anytime_cls.rules import (
+    CALIBRATED,
+    DELTA_RULES,
+    RULES,
+    Rule,
+    design_fields,
+    model_rule,
+    temperature_at,
+)
 from anytime_cls.trace import Trace, TraceError
 
 Array = np.ndarray
@@ -238,7 +246,7 @@ def full_curves(
                 full[images] = run_fixed(pulls)
             for spec, rule, columns in mine:
                 outcome = run(rule, pulls[:, : spec.k_max // source.block], rung_scores)
-                columns.take(images, outcome, sums, label[images], temperature)
+                columns.take(images, outcome, sums, label[images], temperature_at(rule, temperature))
                 done += len(images)
                 if progress:
                     progress(done, total)

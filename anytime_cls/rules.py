@@ -112,11 +112,13 @@ class CalibratedRule(PairedRule):
     differences or a right prior. `thresholds` are (orders scored, α at that look), for one K_max. `rungs`,
     (tokens, gap in nats) in rising tokens, are races inside the first order, which the risk covers too: who
     is more than `gap` behind the best after so many of its tokens leaves before the first pull.
+    `temperature`, where it was fitted, makes probabilities of the soft-max at these races' decisions.
     """
 
     name: str = "calibrated"
     thresholds: tuple[tuple[int, float], ...] = ()
     rungs: tuple[tuple[int, float], ...] = ()
+    temperature: float | None = None
 
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*(n for n, _ in self.thresholds if n < k_max), k_max)
@@ -344,6 +346,12 @@ def make_rule(
     raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}, {CALIBRATED}")
 
 
+def temperature_at(rule: Rule, otherwise: float) -> float:
+    """The temperature of a rule's decisions: its own where it was fitted, else its design's."""
+    own = rule.temperature if isinstance(rule, CalibratedRule) else None
+    return otherwise if own is None else own
+
+
 def _calibrated(
     entries: Sequence[Mapping[str, Any]], risk: float, shape: RaceShape | None, loss: str = DISAGREEMENT
 ) -> CalibratedRule:
@@ -362,7 +370,9 @@ def _calibrated(
             thresholds = sorted((int(n), float(alpha)) for n, alpha in best["thresholds"].items())
             rungs = sorted((int(tokens), float(gap)) for tokens, gap in best.get("rungs", ()))
             bound = ModeratedT(VariancePrior.from_dict(best["prior"]))
-            return CalibratedRule(bound, best["risk"], thresholds=tuple(thresholds), rungs=tuple(rungs))
+            temperature = float(best["temperature"]) if "temperature" in best else None
+            return CalibratedRule(bound, best["risk"], thresholds=tuple(thresholds), rungs=tuple(rungs),
+                                  temperature=temperature)  # fmt: skip
         there = "; ".join(
             f"{_risk_text(e['risk'], _loss(e))} at {_race_text(e['k_max'], e['order_sampler'], e)} "
             f"of {e['n_classes']} classes"

@@ -7,18 +7,15 @@ apart. The third is what the figures are of.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from anytime_cls.bounds import ModeratedT, VariancePrior
 from anytime_cls.calibrate import decision_means, fit_priors, fit_temperature, proportion
-from anytime_cls.files import replace_file
 from anytime_cls.grids import PRICES
 from anytime_cls.race import Outcomes, run, rungs_of
 from anytime_cls.replay import Source, run_fixed
@@ -38,7 +35,6 @@ from anytime_cls.rules import ACCURACY, DISAGREEMENT, CalibratedRule, Rule, make
 from anytime_cls.rungs import RungFit, candidates, fit_rungs
 from anytime_cls.trace import Trace
 from anytime_cls.value import ValueRule
-from anytime_cls.zoo import WEIGHTS, ModelError, read_card
 
 Array = np.ndarray
 
@@ -47,7 +43,6 @@ Array = np.ndarray
 #: looking after every order changed passes at equal disagreement by a few percent either way, which is noise.
 ALPHAS = np.geomspace(1e-7, 0.5, 97)
 _TEMPERATURE_IMAGES = 1000
-NEAR = 0.005  # accuracy that the race a model recommends may give up for less compute
 
 
 @dataclass(frozen=True)
@@ -203,8 +198,8 @@ def calibrate_trace(
         family: list[Rule] = [_rule(priors["paired"], design.k_max, chosen, float(a)) for a in ALPHAS]
         families.append((target, family))
     if drops:
-        temperature = fit_temperature(first.mean(axis=1), label[parts.priors])
-        prices: list[Rule] = [ValueRule(priors["paired"], temperature, float(price)) for price in PRICES]
+        scale = fit_temperature(first.mean(axis=1), label[parts.priors])
+        prices: list[Rule] = [ValueRule(priors["paired"], scale, float(price)) for price in PRICES]
         families += [(target, prices) for target in targets if target.loss == ACCURACY]
     peers = {target.risk: make_rule("paired", target.risk, priors) for target in targets}
 
@@ -212,10 +207,19 @@ def calibrate_trace(
     at = {rule: i for i, rule in enumerate(rules)}
     races = _race(design, np.concatenate([parts.thresholds, parts.held_out]), rules, label, progress)
 
+    truth = label[np.concatenate([parts.priors, some])]
+    known = truth >= 0
+    known_rungs = {m: scores[known] for m, scores in rung_scores.items()}
+
+    def temperature(rule: Rule) -> dict[str, float]:
+        """At which the soft-max at this rule's decisions is a probability, if there are labels."""
+        if not known.any():
+            return {}
+        return {"temperature": fit_temperature(decision_means(rule, pulls[known], known_rungs), truth[known])}
+
     about = _about(design)
     where = {key: trace.attrs[key] for key in ("model_sha256", "dataset", "seed") if key in trace.attrs}
     entries: dict[str, list[dict[str, Any]]] = {"calibrated": [], "prices": []}
-    loosest = None
     for target, family in families:
         losses = np.stack([races.losses(target.loss, at[rule], parts.thresholds) for rule in family])
         certified = fixed_sequence(losses, target.risk, target.confidence, target.test)
@@ -234,22 +238,18 @@ def calibrate_trace(
             what: dict[str, Any] = {"price": rule.price, "temperature": rule.temperature}
         else:
             assert isinstance(rule, CalibratedRule)
-            kind, loosest = "calibrated", rule
+            kind = "calibrated"
             what = {"alpha": rule.alpha(source.n_classes, design.k_max),
                     "thresholds": {str(n): alpha for n, alpha in rule.thresholds},
-                    **({"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {})}  # fmt: skip
+                    **({"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {}),
+                    **temperature(rule)}  # fmt: skip
         prior = {"prior": priors["paired"].to_dict()}
         entries[kind].append(held | about | what | prior | figures | where | {"held_out": measured})
 
-    known = label[np.concatenate([parts.priors, some])]
     fitted: dict[str, Any] = {"calibration_images": n}
     single = {key: replace(prior, scale=prior.scale * source.block) for key, prior in priors.items()}
     fitted["priors"] = {key: prior.to_dict() for key, prior in single.items()}
-    if loosest is not None and (known >= 0).any():
-        chosen_rungs = {m: scores[known >= 0] for m, scores in rung_scores.items()}
-        fitted["temperature"] = fit_temperature(
-            decision_means(loosest, pulls[known >= 0], chosen_rungs), known[known >= 0]
-        )
+    fitted |= temperature(make_rule("paired", 0.05, priors))
     if "prefix" in about:
         design_of = {key: about[key] for key in ("order_sampler", "prefix")}
         fitted = {"priors": {}, "designs": [design_of | fitted]}
@@ -358,86 +358,6 @@ def choose_rungs(
                 best = (cost, here) if cost < best[0] else best
                 break
     return best[1]
-
-
-def best_calibration(calibrations: Sequence[Mapping[str, Any]], risk: float) -> int:
-    """Which of several calibrations' races to recommend at this risk: the cheapest of those whose accuracy
-    on the held-out images is at most NEAR below the best's."""
-    held = [_entry(calibration, risk)["held_out"] for calibration in calibrations]
-    accuracy = [row["accuracy"]["value"] if "accuracy" in row else 0.0 for row in held]
-    near = [i for i, value in enumerate(accuracy) if value >= max(accuracy) - NEAR]
-    return min(near, key=lambda i: held[i]["whole_passes"])
-
-
-def store_calibration(
-    model: str | Path,
-    calibration: Mapping[str, Any],
-    replace_priors: bool = False,
-    recommend: float | None = None,
-) -> Path:
-    """Adds a calibration to a model's `model.json`, whole or not at all; returns that file.
-
-    A calibration for the same loss, risk, K_max, orders and number of classes is replaced. `priors` and
-    `temperature` are written where the model has none for such orders, or if `replace_priors`. recommend :
-    the risk (of another answer) among the calibrations at which to race the model when nobody says how.
-    Raises ModelError for a model that cannot be read or written, or other weights than the calibration's.
-    """
-    card = read_card(model)
-    if card.files:
-        raise ModelError(
-            f"{card.path} is a file: 'anytime-cls models convert {card.path} FOLDER' makes a model of it"
-        )
-    sha = calibration.get("model_sha256")
-    if sha and sha != card.sha256.get(WEIGHTS[0]):
-        raise ModelError(f"{card.path} has other weights than the calibration's trace was recorded with")
-    fields = dict(card.fields)
-    for kind in ("calibrated", "prices"):
-        if kind in calibration or kind in fields:
-            entries = {_key(entry): entry for entry in fields.get(kind, ())}
-            entries |= {_key(entry): entry for entry in calibration.get(kind, ())}
-            fields[kind] = [entries[key] for key in sorted(entries)]
-    for key in ("priors", "temperature", "calibration_images"):
-        if calibration.get(key) and (replace_priors or not fields.get(key)):
-            fields[key] = calibration[key]
-    if "designs" in calibration:
-        old = {(d["order_sampler"], d["prefix"]): d for d in fields.get("designs", ())}
-        new = {(d["order_sampler"], d["prefix"]): d for d in calibration["designs"]}
-        both = old | new if replace_priors else new | old
-        fields["designs"] = [both[key] for key in sorted(both)]
-    if recommend is not None:
-        fields["race"] = _recommended(calibration, recommend)
-    path = card.path / "model.json"
-    write_json(path, fields)
-    return path
-
-
-def _recommended(calibration: Mapping[str, Any], risk: float) -> dict[str, Any]:
-    """The `race` of model.json: what `RaceOptions.resolve` falls back to."""
-    entry = _entry(calibration, risk)
-    return {"rule": "calibrated", "delta": risk, "orders": entry["order_sampler"],
-            "prefix": entry.get("prefix"), "max_orders": entry["k_max"]}  # fmt: skip
-
-
-def _entry(calibration: Mapping[str, Any], risk: float) -> Mapping[str, Any]:
-    """The thresholds that hold this risk of another answer."""
-    for entry in calibration["calibrated"]:
-        if entry["risk"] == risk and entry.get("loss", DISAGREEMENT) == DISAGREEMENT:
-            return entry
-    raise ModelError(f"there is no calibration at risk {risk:g} to recommend")
-
-
-def write_json(path: Path, fields: Mapping[str, Any]) -> None:
-    """A JSON file, whole or not at all. Raises ModelError if it cannot be written."""
-    try:
-        replace_file(path, (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode())
-    except OSError as error:
-        raise ModelError(f"cannot write {path}: {error.strerror or error}") from None
-
-
-def _key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
-    loss = entry.get("loss", DISAGREEMENT)
-    prefix = entry.get("prefix") or 0
-    return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], loss, entry["risk"]
 
 
 def _rule(prior: VariancePrior, k_max: int, rungs: RungFit, alpha: float) -> CalibratedRule:

@@ -100,7 +100,8 @@ def calibrate(
         if len(traces) > 1:
             raise Refused("--out holds the calibration of one trace: give one, or --write-model")
 
-    from anytime_cls.thresholds import best_calibration, calibrate_trace, store_calibration, write_json
+    from anytime_cls.model_json import best_calibration, store_calibration, write_json
+    from anytime_cls.thresholds import calibrate_trace
     from anytime_cls.trace import Trace
     from anytime_cls.zoo import WEIGHTS, ModelError, read_card
 

@@ -139,7 +139,7 @@ def measure(
     probabilities, for the orders and the prefix of the trace.
     """
     from anytime_cls.calibrate import measure_trace
-    from anytime_cls.thresholds import write_json
+    from anytime_cls.model_json import write_json
     from anytime_cls.trace import Trace
     from anytime_cls.zoo import ModelError, read_card
 

@@ -13,8 +13,8 @@ from replay_data import full_trace, races
 from sweep_data import contents, make_images, sweep
 
 from anytime_cls.classifier import AnytimeClassifier, RaceOptions, race_rule
+from anytime_cls.model_json import best_calibration, store_calibration
 from anytime_cls.replay import full_curves
-from anytime_cls.thresholds import best_calibration, store_calibration
 from anytime_cls.trace import Trace
 from anytime_cls.zoo import ModelError, read_card
 from anytime_cls_cli.main import main
@@ -23,6 +23,7 @@ PRIOR = {"scale": 1.0, "power": 0.0, "df": 20.0}
 ENTRY = {
     "risk": 0.05, "k_max": 16, "order_sampler": "stratified", "prefix": 8, "n_classes": 10,
     "thresholds": {"1": 0.02, "2": 0.02, "4": 0.05, "8": 0.05}, "prior": PRIOR, "rungs": [[2, 0.3]],
+    "temperature": 2.0,
 }  # fmt: skip
 DESIGN = {"order_sampler": "stratified", "prefix": 8, "priors": {"paired": PRIOR}, "temperature": 3.0}
 RACE = {"rule": "calibrated", "delta": 0.05, "orders": "stratified", "prefix": 8, "max_orders": 16}
@@ -205,6 +206,7 @@ def test_a_live_sweep_with_rungs_is_the_replay_of_a_full_one(model, images, tmp_
             np.testing.assert_array_equal(run.passes, column["passes"])
             np.testing.assert_allclose(run.token_fraction, column["token_fraction"], rtol=1e-6)
             np.testing.assert_allclose(run.probability, column["probability"], atol=1e-4)
+            assert trace.attrs["temperature"] == (2.0 if rule == "calibrated" else 3.0)
             if rule == "calibrated":
                 assert json.loads(trace.attrs["calibrated"])["rungs"] == [[2, 0.3]]
                 rung_only = column["orders"] == 0

@@ -12,11 +12,12 @@ from replay_data import FIELDS, full_trace, races
 from scipy.stats import binom
 
 from anytime_cls.bounds import VariancePrior
+from anytime_cls.model_json import store_calibration
 from anytime_cls.race import run
 from anytime_cls.risk import LOSSES, accuracy_lost, disagreement, drop_upper, fixed_sequence, upper_bound
 from anytime_cls.rules import CalibratedRule, model_rule
 from anytime_cls.rungs import RungFit, Tail, candidates, fit_rungs, fit_tail, winners_behind
-from anytime_cls.thresholds import ALPHAS, _rule, calibrate_trace, split_images, store_calibration
+from anytime_cls.thresholds import ALPHAS, _rule, calibrate_trace, split_images
 from anytime_cls.trace import Trace
 from anytime_cls.value import ValueRule
 from anytime_cls.zoo import ModelError, read_card
