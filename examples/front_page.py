@@ -40,9 +40,11 @@ def chosen(analysis: Analysis, race: str | None) -> dict[str, tuple[str, plots.L
     if best is None or analysis.reference is None:
         raise StudyError("needs a race and the fixed K to compare it with")
     whole, saved = study.runs[analysis.reference], analysis.savings[best]
-    names = {whole.series: ("fixed K (the paper's)", plots.Look(plots.INK, "o", (0, (4, 1.5))))}
+    of_prefixes = ("fixed K of prefixes", plots.Look("#8B6914", "s", (0, (1, 1))))
+    papers = ("fixed K (the paper's)", plots.Look(plots.INK, "o", (0, (4, 1.5))))
+    names = {whole.series: papers if whole.whole else of_prefixes}
     if saved is not None and (fixed := study.runs[saved.index].series) not in names:
-        names[fixed] = ("fixed K of prefixes", plots.Look("#8B6914", "s", (0, (1, 1))))
+        names[fixed] = of_prefixes
     if "paired" in study.series and study.runs[best].series != "paired":
         names["paired"] = ("paired, whole orders", plots.Look("#0072B2", "D", (0, (5, 1, 1, 1))))
     names[study.runs[best].series] = ("race", plots.Look("#D55E00", "^", "-"))
