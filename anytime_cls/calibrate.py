@@ -92,11 +92,19 @@ def decision_means(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] |
 
 
 def fit_temperature(means: Array, labels: Array) -> float:
-    """T that minimises −log softmax(means / T)[label], averaged: means [I, C], labels int [I]."""
+    """T at which the largest of softmax(means / T) says best whether it is right, by log loss: means [I, C],
+    labels int [I].
+
+    Of the answer alone, since that is the probability reported: the loss over all classes asks for more doubt
+    (the tails of log-likelihoods are heavier than a soft-max's).
+    """
+    answer = means.argmax(axis=1)
+    right = answer == labels
 
     def loss(log_t: float) -> float:
-        log_p = log_softmax(means / np.exp(log_t), axis=1)
-        return -float(log_p[np.arange(len(labels)), labels].mean())
+        log_p = log_softmax(means / np.exp(log_t), axis=1)[np.arange(len(answer)), answer]
+        wrong = np.log(np.maximum(-np.expm1(log_p), 1e-12))
+        return -float(np.where(right, log_p, wrong).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 6.0), method="bounded").x))
 

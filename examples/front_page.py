@@ -86,7 +86,8 @@ def draw_budget(
         look = names[name][1]
         ax.plot(budget, y, color=look.colour, ls=look.dash, drawstyle="steps-post", zorder=3)
         ax.fill_between(budget, low, high, color=look.colour, alpha=0.12, lw=0, step="post", zorder=1)
-    ax.set_xlim(rows[0]["budget"] / 1.1, max(row["budget"] for row in rows) * 1.1)
+    budgets = [row["budget"] for row in rows]
+    ax.set_xlim(min(budgets) / 1.1, max(budgets) * 1.1)
     return rows
 
 
