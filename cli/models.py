@@ -260,7 +260,9 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     numbers = ("classes", "pixels", "tokens", "parameters", "on disk")
     for title in ("model", *numbers, "accuracy (95 %)", "licence"):
         number = title in numbers
-        table.add_column(title, justify="right" if number else "left", overflow="fold")
+        # a name is typed again: folded only where it is longer than any of ours
+        width = min(20, max((len(row["name"]) for row in rows), default=0)) if title == "model" else None
+        table.add_column(title, justify="right" if number else "left", overflow="fold", min_width=width)
     for row in rows:
         got = row["accuracy"]
         shown = "not measured"

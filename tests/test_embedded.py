@@ -18,18 +18,31 @@ def classifier():
     return AnytimeClassifier.load("cifar10", device="cpu")
 
 
-def test_there_are_photographs():
-    assert len(PHOTOS) >= 3 and "cifar10" in embedded_names()
+def test_there_are_photographs_and_models():
+    assert len(PHOTOS) >= 3 and set(embedded_names()) >= {"cifar10", "cifar10-recon", "tiny-imagenet"}
+
+
+@pytest.mark.parametrize("name", embedded_names())
+def test_every_model_has_a_race_of_its_own_within_its_risk(name):
+    """What `classify` does when nobody says how: a calibrated race on prefixes."""
+    card = read_card(name)
+    options = RaceOptions().resolve(card)
+    assert options.rule == "calibrated" and options.prefix and options.orders == "stratified"
+    (entry,) = [e for e in card.fields["calibrated"] if e["risk"] == options.delta]
+    assert entry["upper"] <= options.delta and entry["model_sha256"] == card.sha256["transformer.safetensors"]
+    decision = AnytimeClassifier.load(name, device="cpu").classify(PHOTOS[0])
+    assert decision.stop in ("decided", "max-orders") and decision.passes < decision.full_passes
+    assert decision.label in card.labels and 0 < decision.probability <= 1
 
 
 @pytest.mark.parametrize("photo", PHOTOS, ids=lambda p: p.stem)
 def test_the_photographs_are_classified_rightly(classifier, photo):
     decision = classifier.classify(photo)
     assert decision.label == photo.stem
-    assert decision.passes <= decision.full_passes == 320
+    assert decision.passes < decision.full_passes < 320  # prefixes
 
 
-def test_the_default_rule_agrees_with_all_orders_on_the_photographs(classifier):
+def test_all_whole_orders_are_right_about_the_photographs(classifier):
     for photo in PHOTOS:
         full = classifier.classify(photo, RaceOptions(rule="fixed"))
         assert full.label == photo.stem and full.orders == 32 and full.separation == 0
@@ -46,16 +59,19 @@ def test_the_example_script_runs():
 
 
 def test_the_package_stays_small():
-    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 20e6
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 40e6
+
+
+@pytest.mark.parametrize("name", embedded_names())
+def test_the_model_card_gives_the_figures_of_the_models(name):
+    """Every accuracy at K that model.json holds stands in the model card as it was measured."""
+    text = (ROOT / "MODEL_CARD.md").read_text(encoding="utf-8")
+    metrics = read_card(name).fields["metrics"]
+    assert metrics["images"] >= 200 and f"`{name}`" in text
+    for k, value in metrics["accuracy_at_k"].items():
+        assert f"{100 * value['value']:.1f} %" in text, (name, k)
 
 
 @pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])
-def test_documents_give_the_figures_of_the_shipped_model(document):
-    """Every accuracy at K that model.json holds stands in the documents as it was measured."""
-    text = (ROOT / document).read_text(encoding="utf-8")
-    metrics = read_card("cifar10").fields["metrics"]
-    for k in ("1", "32"):
-        value = metrics["accuracy_at_k"][k]
-        assert f"{100 * value['value']:.1f} %" in text, (document, k)
-    assert f"{metrics['ece_at_decision']:.3f}" in text
-    assert "@@" not in text
+def test_documents_have_no_gaps(document):
+    assert "@@" not in (ROOT / document).read_text(encoding="utf-8")
