@@ -6,7 +6,7 @@
 
 The paper's classifier gives every class K whole orders. Where that costs too much to record (200 classes),
 whole.h5 may be a race on whole orders instead, of rule `paired` at K_max = K: its answers stand for those of
-all K orders, up to its δ, and the compute is counted as C × K passes.
+all K orders, up to its δ, and the compute is counted as C × K passes. It may be several: a.h5,b.h5.
 
 With --all FULL.h5, a trace of rule `fixed` of the race's own orders and prefix, also how often the race
 answers otherwise than all of those, and how few of them for every class are as accurate as the race.
@@ -14,6 +14,7 @@ Differences and ratios come with 95 % bootstrap intervals over the images (paire
 """
 
 import argparse
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -26,29 +27,45 @@ from anytime_cls.trace import Trace
 RESAMPLES = 2000
 
 
+@dataclass
 class Side:
-    """One trace's answers and costs on some images, in their order: arrays [I].
+    """Answers and costs on some images: arrays [I]."""
 
-    orders: K of the paper's classifier, for which the trace then stands.
-    """
+    prediction: np.ndarray
+    passes: np.ndarray  # whole ones
+    seconds: np.ndarray
+    probability: np.ndarray
+    hit: np.ndarray
 
-    def __init__(self, trace: Trace, ids: np.ndarray, orders: int | None = None):
-        at = {one: i for i, one in enumerate(trace.images["id"])}
-        rows = np.array([at[one] for one in ids])
-        columns, n_classes, k_max = trace.images, len(trace.labels), int(trace.attrs["k_max"])
-        self.prediction = columns["prediction"][rows]
-        self.passes = columns["token_fraction"][rows] * (n_classes * k_max)  # whole ones
-        self.seconds = columns["seconds"][rows].astype(float)
-        self.probability = columns["probability"][rows]
-        if orders is not None:
-            if trace.attrs["rule"] == "fixed":
-                means = np.concatenate([stack.mean(axis=1) for stack in trace.full_matrix(k_max=orders)])
-                self.prediction = means.argmax(axis=1)[rows]
-            elif k_max != orders:
-                raise SystemExit(f"{trace.path} was raced at K_max = {k_max}, not {orders}")
-            self.seconds *= n_classes * orders / self.passes
-            self.passes = np.full(len(rows), float(n_classes * orders))
-        self.hit = (self.prediction == columns["label"][rows]).astype(float)
+
+def read(trace: Trace, ids: np.ndarray, orders: int | None = None) -> Side:
+    """These images of a trace. orders: K of the paper's classifier, for which it then stands."""
+    at = {one: i for i, one in enumerate(trace.images["id"])}
+    rows = np.array([at[one] for one in ids])
+    columns, n_classes, k_max = trace.images, len(trace.labels), int(trace.attrs["k_max"])
+    prediction, probability = columns["prediction"][rows], columns["probability"][rows]
+    passes = columns["token_fraction"][rows] * (n_classes * k_max)
+    seconds = columns["seconds"][rows].astype(float)
+    if orders is not None:
+        if trace.attrs["rule"] == "fixed":
+            means = np.concatenate([stack.mean(axis=1) for stack in trace.full_matrix(k_max=orders)])
+            prediction = means.argmax(axis=1)[rows]
+        elif k_max != orders:
+            raise SystemExit(f"{trace.path} was raced at K_max = {k_max}, not {orders}")
+        seconds *= n_classes * orders / passes
+        passes = np.full(len(rows), float(n_classes * orders))
+    hit = (prediction == columns["label"][rows]).astype(float)
+    return Side(prediction, passes, seconds, probability, hit)
+
+
+def joined(sides: list[Side]) -> Side:
+    """Several as one."""
+    return Side(*(np.concatenate([getattr(side, one.name) for side in sides]) for one in fields(Side)))
+
+
+def labelled(trace: Trace) -> np.ndarray:
+    """Ids of the images whose class is known."""
+    return trace.images["id"][trace.images["label"] >= 0]
 
 
 def share(hits: np.ndarray) -> str:
@@ -93,14 +110,18 @@ def main() -> None:
     parser.add_argument("--orders", type=int, default=20, help="K of the paper's classifier")
     args = parser.parse_args()
 
-    with Trace.open(args.whole) as whole, Trace.open(args.race) as race:
-        known = [set(trace.images["id"][trace.images["label"] >= 0]) for trace in (whole, race)]
-        ids = np.array(sorted(known[0] & known[1]))
-        if not len(ids) or whole.attrs["model_sha256"] != race.attrs["model_sha256"]:
-            raise SystemExit("the traces need labelled images in common, and one model")
-        paper, mine = Side(whole, ids, args.orders), Side(race, ids)
+    with Trace.open(args.race) as race:
+        known, papers, ids = set(labelled(race)), [], []
+        for path in args.whole.split(","):
+            with Trace.open(path) as whole:
+                ids.append(np.array([one for one in labelled(whole) if one in known]))
+                if not len(ids[-1]) or whole.attrs["model_sha256"] != race.attrs["model_sha256"]:
+                    raise SystemExit("the traces need labelled images in common, and one model")
+                papers.append(read(whole, ids[-1], args.orders))
+        both = np.concatenate(ids)
+        paper, mine = joined(papers), read(race, both)
         design = f"{race.attrs['rule']}, {race.attrs['order_sampler']}, {race.pass_tokens} tokens"
-        print(f"{len(ids):,} images, {len(race.labels)} classes, model {race.attrs['model']}")
+        print(f"{len(both):,} images, {len(race.labels)} classes, model {race.attrs['model']}")
     gain = bootstrap((mine.hit - paper.hit)[:, None], RESAMPLES)
     points, low, high = (100 * float(x[0]) for x in (gain.value, *gain.interval()))
     ece = expected_calibration_error(mine.probability, mine.hit > 0)
@@ -112,7 +133,7 @@ def main() -> None:
         f"less time            {ratio(paper.seconds, mine.seconds)} (each as its sweep measured it)",
         f"calibration error    {ece:.3f} of the race's probabilities",
     ]
-    print("\n".join(lines + (against_all(args.all, mine, ids) if args.all else [])))
+    print("\n".join(lines + (against_all(args.all, mine, both) if args.all else [])))
 
 
 if __name__ == "__main__":
