@@ -59,7 +59,7 @@ def test_the_example_script_runs():
 
 
 def test_the_package_stays_small():
-    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 40e6
+    assert sum(f.stat().st_size for f in EMBEDDED.rglob("*") if f.is_file()) < 20e6
 
 
 @pytest.mark.parametrize("name", embedded_names())
@@ -73,5 +73,12 @@ def test_the_model_card_gives_the_figures_of_the_models(name):
 
 
 @pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])
-def test_documents_have_no_gaps(document):
-    assert "@@" not in (ROOT / document).read_text(encoding="utf-8")
+def test_documents_give_the_figures_of_the_shipped_model(document):
+    """Of the default model, accuracy at K = 1 and 32 and the calibration error, as model.json holds them."""
+    text = (ROOT / document).read_text(encoding="utf-8")
+    metrics = read_card("cifar10").fields["metrics"]
+    for k in ("1", "32"):
+        value = metrics["accuracy_at_k"][k]
+        assert f"{100 * value['value']:.1f} %" in text, (document, k)
+    assert f"{metrics['ece_at_decision']:.3f}" in text
+    assert "@@" not in text

@@ -94,7 +94,8 @@ def test_embedded_models_are_whole(name):
     model, _ = load_model(card, CPU, torch.float32)
     assert model.config.n_classes == len(card.labels)
     assert set(card.priors) == {"paired", "marginal"} and card.temperature > 0
-    assert card.fields["license"] and card.fields["metrics"]["accuracy_at_k"]["32"]["n"] >= 400
+    images = 500 if len(card.labels) == 10 else 400  # a full trace of 200 classes is slow to record
+    assert card.fields["license"] and card.fields["metrics"]["accuracy_at_k"]["32"]["n"] >= images
 
 
 # --- bare files ------------------------------------------------------------------------------------------
