@@ -21,7 +21,7 @@ from typing import Protocol
 import numpy as np
 from scipy import stats
 from scipy.optimize import brentq
-from scipy.special import digamma, polygamma
+from scipy.special import digamma, polygamma, stdtr
 
 
 @dataclass(frozen=True)
@@ -170,7 +170,8 @@ def _t_tail(gap: np.ndarray, var: np.ndarray, tau: float, df: float) -> np.ndarr
         return np.where(np.asarray(gap) > 0, 0.0, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.asarray(gap) / np.sqrt(var / tau)
-    return stats.t.sf(np.where(np.isnan(t), 0.0, t), df)  # no gap and no variance: no separation
+    # the upper tail of Student's t, as stats.t.sf; no gap and no variance: no separation
+    return stdtr(df, -np.where(np.isnan(t), 0.0, t))
 
 
 def fit_variance_prior(

@@ -397,19 +397,10 @@ class AnytimeClassifier:
         orders_of = np.where(race.alive, race.n, race.left_at) * race.block
         # the winner first, then those still in, then those who left, each by mean
         order = np.lexsort((-means, ~race.alive, np.arange(len(means)) != leader))
-        ranking = tuple(
-            Standing(
-                labels[job.classes[c]],
-                int(job.classes[c]),
-                float(probability[c]),
-                float(means[c]),
-                _finite(lower[c]),
-                _finite(upper[c]),
-                int(orders_of[c]),
-                bool(race.alive[c]),
-            )
-            for c in order
-        )
+        # Standing's fields behind its label, class by class
+        columns = (job.classes, probability, means, _finite(lower), _finite(upper), orders_of, race.alive)
+        rows = zip(*(column[order].tolist() for column in columns), strict=True)
+        ranking = tuple(Standing(labels[row[0]], *row) for row in rows)
         assert job.spending is not None
         prefix = job.records[-1].prefix if job.records and race.n == 0 else None
         return Decision(
@@ -445,8 +436,11 @@ class AnytimeClassifier:
         return paired.bound
 
 
-def _finite(x: float) -> float | None:
-    return float(x) if np.isfinite(x) else None
+def _finite(x: np.ndarray) -> np.ndarray:
+    """Python numbers, None where there is no bound."""
+    numbers = x.astype(object)
+    numbers[~np.isfinite(x)] = None
+    return numbers
 
 
 def _tidy(x: float) -> float:

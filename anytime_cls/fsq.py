@@ -65,7 +65,7 @@ class ResidualBlock(nn.Module):
         self.second = _conv_norm(width, width)
 
     def forward(self, x: Tensor) -> Tensor:  # [B, width, H, W] -> same
-        return F.relu(x + self.second(F.relu(self.first(x))))
+        return F.relu(x + self.second(F.relu(self.first(x), inplace=True)), inplace=True)
 
 
 class FSQTokenizer(nn.Module):
@@ -81,7 +81,7 @@ class FSQTokenizer(nn.Module):
         stages: list[nn.Module] = []
         n_in = 3
         for i, (width, n_blocks) in enumerate(zip(config.widths, config.blocks, strict=True)):
-            stages += [_conv_norm(n_in, width, stride=2 if i else 1), nn.ReLU()]
+            stages += [_conv_norm(n_in, width, stride=2 if i else 1), nn.ReLU(inplace=True)]
             stages += [ResidualBlock(width) for _ in range(n_blocks)]
             n_in = width
         self.encoder = nn.Sequential(*stages)
@@ -113,12 +113,12 @@ class FSQTokenizer(nn.Module):
         """This tokenizer, in eval mode and faster, for tokenising only: every batch norm becomes part of its
         convolution. The weights are then others than a training run or a file has."""
         self.eval()
-        for pair in self.encoder.modules():
-            if isinstance(pair, nn.Sequential) and isinstance(norm := pair[-1], nn.BatchNorm2d):
-                convolution = cast(nn.Conv2d, pair[0])
-                folded = fuse_conv_bn_eval(convolution, norm)
-                folded.weight.data = folded.weight.data.contiguous(memory_format=torch.channels_last)
-                pair[0], pair[1] = folded, nn.Identity()
+        for parent in [*self.encoder.modules()]:
+            for name, pair in [*parent.named_children()]:
+                if isinstance(pair, nn.Sequential) and isinstance(norm := pair[-1], nn.BatchNorm2d):
+                    folded = fuse_conv_bn_eval(cast(nn.Conv2d, pair[0]), norm)
+                    folded.weight.data = folded.weight.data.contiguous(memory_format=torch.channels_last)
+                    setattr(parent, name, folded)
         return self
 
     def bounded(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:

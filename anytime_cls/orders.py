@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -79,18 +80,23 @@ class OrderSampler:
         if self.name == "raster":
             return np.arange(self.n_tokens)
         if self.name == "constant":
-            return self._random(b"constant", 0)
+            return self._random(b"constant", 0).copy()
         if self.name == "antithetic":
             pi = self._random(content, k // 2)
-            return pi[::-1].copy() if k % 2 else pi
+            return (pi[::-1] if k % 2 else pi).copy()
         if self.name == "stratified":
             assert self.prefix is not None
-            strata = self.n_tokens // self.prefix
-            return np.roll(self._random(content, k // strata), -self.prefix * (k % strata))
-        return self._random(content, k)
+            block, stratum = divmod(k, self.n_tokens // self.prefix)
+            pi, start = self._random(content, block), self.prefix * stratum
+            return np.concatenate((pi[start:], pi[:start]))
+        return self._random(content, k).copy()
 
     def _random(self, content: bytes, k: int) -> np.ndarray:
-        digest = hashlib.sha256(f"{self.seed}:{k}:".encode() + content).digest()
-        # raw Philox words are fixed for ever; Generator.permutation may change between NumPy versions
-        words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(self.n_tokens)
-        return np.argsort(words, kind="stable")
+        return _permutation(hashlib.sha256(f"{self.seed}:{k}:".encode() + content).digest(), self.n_tokens)
+
+
+@lru_cache(maxsize=1024)  # the orders of a stratified block share one, and so do an antithetic pair's
+def _permutation(digest: bytes, n: int) -> np.ndarray:
+    # raw Philox words are fixed for ever; Generator.permutation may change between NumPy versions
+    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    return np.argsort(words, kind="stable")

@@ -68,6 +68,7 @@ class Race:
         self._rungs = rungs_of(rule)
         self._rung, self._rung_issued = 0, False  # how many rungs are done; whether the next was asked for
         self._rung_scores = np.full(n_classes, np.nan)
+        self._means: Array | None = None  # as they are now, once asked for
 
     @property
     def n_classes(self) -> int:
@@ -81,7 +82,8 @@ class Race:
     @property
     def pulls(self) -> Array:
         """Log-likelihoods averaged over each pull's orders: [n, C], NaN where a class was already out."""
-        return self.by_order[: self.orders].reshape(self.n, self.block, -1).mean(axis=1)
+        scores = self.by_order[: self.orders]
+        return scores if self.block == 1 else scores.reshape(self.n, self.block, -1).mean(axis=1)
 
     @property
     def done(self) -> bool:
@@ -119,6 +121,7 @@ class Race:
         if not np.isfinite(values).all():
             raise ValueError(f"log-likelihoods must be finite, and some of order {order} are not")
         self.passes += len(classes)
+        self._means = None
         if prefix is not None:
             self._rung_scores[classes] = values
             if np.isfinite(self._rung_scores[self.alive]).all():
@@ -129,7 +132,7 @@ class Race:
 
     def record_prefix(self, values: Array) -> None:
         """Log-likelihoods [C] of a prefix of the first order: the answer until the first pull is in."""
-        self.prefix_scores = np.asarray(values, float)
+        self.prefix_scores, self._means = np.asarray(values, float), None
 
     def _leave_rung(self) -> None:
         """Drop who is hopeless at this rung; its scores are the answer until there are better ones."""
@@ -164,6 +167,11 @@ class Race:
         later orders, which move every class, do not move its distance to the leader. Who left at a rung
         is as far behind as it was there.
         """
+        if self._means is None:
+            self._means = self._compute_means()
+        return self._means.copy()
+
+    def _compute_means(self) -> Array:
         if self.n == 0:
             empty = np.full(self.n_classes, -np.inf)
             return empty if self.prefix_scores is None else self.prefix_scores
@@ -195,10 +203,11 @@ class Race:
         means = self.means()
         lower = np.full(self.n_classes, -np.inf)
         upper = np.full(self.n_classes, np.inf)
+        pulls = self.pulls
         for n, members in self._cohorts():
             if n == 0:
                 continue
-            scores, alive = self.pulls[None, :n], self._alive_at(n)[None]
+            scores, alive = pulls[None, :n], self._alive_at(n)[None]
             if isinstance(self.rule, MarginalRule):
                 half = self.rule.radius(scores, self.k_max)[0]
             elif isinstance(self.rule, PairedRule):

@@ -53,7 +53,7 @@ def paired(scores: Array, alive: Array) -> tuple[Array, Array]:
     (Clark & Jaini 2023 call it shared noise).
     """
     leader = mean_scores(scores, alive).argmax(axis=1)
-    lead = np.take_along_axis(scores, leader[:, None, None], axis=2)
+    lead = scores[np.arange(len(scores)), :, leader][:, :, None]
     diff = lead - np.where(alive[:, None], scores, np.nan)
     return diff.mean(axis=1), sample_variance(diff)
 
