@@ -202,8 +202,8 @@ def test_a_replay_needs_no_torch(full):
 
 def test_calibrate_takes_prefixes_rungs_and_accuracy(tmp_path, capsys):
     """Each is in the table and in the file; what the trace has not recorded is refused."""
-    scores = races(5, 600, n_classes=6, k_max=8, spread=3.0)
-    early = (0.3 * races(6, 600, n_classes=6, k_max=8, spread=0.0) + scores).astype("f4").astype(float)
+    scores = races(5, 900, n_classes=6, k_max=8, spread=2.0)
+    early = (0.3 * races(6, 900, n_classes=6, k_max=8, spread=0.0) + scores).astype("f4").astype(float)
     label = scores.mean(axis=1).argmax(axis=1)
     path = full_trace(tmp_path / "t.h5", scores, label, prefixes={1: early, 16: scores})
     options = ("--prefix", "16", "--rungs", "1", "--accuracy-drop", "0.05", "--risk", "0.1")
