@@ -42,6 +42,7 @@ Array = np.ndarray
 #: look: on cifar10's traces more of it early (α ∝ 1/√n) or late (α ∝ √n), sharing α among the rivals left, or
 #: looking after every order changed passes at equal disagreement by a few percent either way, which is noise.
 ALPHAS = np.geomspace(1e-7, 0.5, 97)
+SPLIT = 0.5  # share of the images that are fitted on
 _TEMPERATURE_IMAGES = 1000
 
 
@@ -112,6 +113,13 @@ class Design:
         """Of a pass."""
         return self.prefix or self.source.pass_tokens
 
+    @property
+    def about(self) -> dict[str, Any]:
+        """The races that an entry is for."""
+        source, prefix = self.source, self.source.design_prefix(self.prefix)
+        about = {"k_max": source.k_max, "order_sampler": source.sampler_name, "n_classes": source.n_classes}
+        return about if prefix is None else about | {"prefix": prefix}
+
     def spent(self, rule: Rule, outcome: Outcomes) -> tuple[Array, Array, Array]:
         """Passes of any length, tokens, and compute in whole passes, of each race: three [I]."""
         passes = outcome.passes * self.source.block
@@ -139,7 +147,7 @@ def calibrate_trace(
     trace: Trace,
     risks: Iterable[float] = (),
     confidence: float = 0.95,
-    split: float = 0.5,
+    split: float = SPLIT,
     seed: int = 0,
     drops: Iterable[float] = (),
     prefix: int | None = None,
@@ -168,12 +176,7 @@ def calibrate_trace(
     Raises ValueError, in one line, for a trace that is not full or lacks a prefix, risks outside (0, 1), or
     too few images.
     """
-    drops = sorted(set(drops))
-    targets = [Target(DISAGREEMENT, risk, confidence) for risk in sorted(set(risks))]
-    targets += [Target(ACCURACY, drop, confidence) for drop in drops]
-    for value in (*(target.risk for target in targets), confidence):
-        if not 0 < value < 1:
-            raise ValueError(f"risks and the confidence must lie between 0 and 1, got {value:g}")
+    targets = _targets(risks, drops, confidence)
     if trace.varies:
         raise ValueError(
             f"{trace.path} was recorded with random crops or latent noise; calibrations are for one view"
@@ -181,81 +184,119 @@ def calibrate_trace(
     source = Source(trace)
     design = _design(source, prefix, rungs)
     label = trace.images["label"]
-    usable = source.good & (label >= 0) if drops else source.good
+    accuracy = any(target.loss == ACCURACY for target in targets)
+    usable = source.good & (label >= 0) if accuracy else source.good
     if not usable.any():
         raise ValueError(f"{trace.path} has no labelled images: accuracy cannot be held without them")
     parts = split_images(np.flatnonzero(usable), split, seed)
     _enough(parts, targets, split)
 
-    some = parts.thresholds[:_TEMPERATURE_IMAGES]
-    n = len(parts.priors)
-    pulls, rung_scores = design.gather(np.concatenate([parts.priors, some]))
-    first, first_rungs = pulls[:n], {m: scores[:n] for m, scores in rung_scores.items()}
-    priors = fit_priors(first)  # of pulls
-    families: list[tuple[Target, list[Rule]]] = []
-    for target in targets:
-        chosen = choose_rungs(design, first, first_rungs, label[parts.priors], priors["paired"], target)
-        family: list[Rule] = [_rule(priors["paired"], design.k_max, chosen, float(a)) for a in ALPHAS]
-        families.append((target, family))
-    if drops:
-        scale = fit_temperature(first.mean(axis=1), label[parts.priors])
-        prices: list[Rule] = [ValueRule(priors["paired"], scale, float(price)) for price in PRICES]
-        families += [(target, prices) for target in targets if target.loss == ACCURACY]
-    peers = {target.risk: make_rule("paired", target.risk, priors) for target in targets}
-
+    first = _first_look(design, parts, label)
+    families = [(target, first.family(target)) for target in targets]
+    families += [(target, first.prices()) for target in targets if target.loss == ACCURACY]
+    peers = {target.risk: make_rule("paired", target.risk, first.priors) for target in targets}
     rules = list(dict.fromkeys([rule for _, family in families for rule in family] + [*peers.values()]))
     at = {rule: i for i, rule in enumerate(rules)}
     races = _race(design, np.concatenate([parts.thresholds, parts.held_out]), rules, label, progress)
 
-    truth = label[np.concatenate([parts.priors, some])]
-    known = truth >= 0
-    known_rungs = {m: scores[known] for m, scores in rung_scores.items()}
-
-    def temperature(rule: Rule) -> dict[str, float]:
-        """At which the soft-max at this rule's decisions is a probability, if there are labels."""
-        if not known.any():
-            return {}
-        return {"temperature": fit_temperature(decision_means(rule, pulls[known], known_rungs), truth[known])}
-
-    about = _about(design)
     where = {key: trace.attrs[key] for key in ("model_sha256", "dataset", "seed") if key in trace.attrs}
     entries: dict[str, list[dict[str, Any]]] = {"calibrated": [], "prices": []}
     for target, family in families:
-        losses = np.stack([races.losses(target.loss, at[rule], parts.thresholds) for rule in family])
-        certified = fixed_sequence(losses, target.risk, target.confidence, target.test)
-        if certified is None and isinstance(family[0], ValueRule):
-            continue  # its posterior is a model, whose safest price may err more than is asked
-        if certified is None:
-            raise ValueError(_refusal(target, losses[0]))
+        found = races.certify(target, [at[rule] for rule in family], parts.thresholds)
+        if found is None:
+            continue
+        certified, figures = found
         rule = family[certified]
         measured = races.measure(at[rule], parts.held_out)
         measured["paired"] = races.measure(at[peers[target.risk]], parts.held_out)
-        figures = {"images": losses.shape[1], "errors": int((losses[certified] > 0).sum()),
-                   "upper": target.upper(losses[certified])}  # fmt: skip
         held = {"risk": target.risk, "confidence": target.confidence, "loss": target.loss}
-        if isinstance(rule, ValueRule):
-            kind = "prices"
-            what: dict[str, Any] = {"price": rule.price, "temperature": rule.temperature}
-        else:
-            assert isinstance(rule, CalibratedRule)
-            kind = "calibrated"
-            what = {"alpha": rule.alpha(source.n_classes, design.k_max),
-                    "thresholds": {str(n): alpha for n, alpha in rule.thresholds},
-                    **({"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {}),
-                    **temperature(rule)}  # fmt: skip
-        prior = {"prior": priors["paired"].to_dict()}
-        entries[kind].append(held | about | what | prior | figures | where | {"held_out": measured})
+        prior = {"prior": first.priors["paired"].to_dict()}
+        entries["prices" if isinstance(rule, ValueRule) else "calibrated"].append(
+            held | design.about | first.knobs(rule) | prior | figures | where | {"held_out": measured}
+        )
 
-    fitted: dict[str, Any] = {"calibration_images": n}
-    single = {key: replace(prior, scale=prior.scale * source.block) for key, prior in priors.items()}
-    fitted["priors"] = {key: prior.to_dict() for key, prior in single.items()}
-    fitted |= temperature(make_rule("paired", 0.05, priors))
-    if "prefix" in about:
-        design_of = {key: about[key] for key in ("order_sampler", "prefix")}
-        fitted = {"priors": {}, "designs": [design_of | fitted]}
     whose = ("model", "model_sha256", "tokenizer_sha256", "dataset", "order_sampler", "dtype")
     mine = {key: trace.attrs[key] for key in whose if key in trace.attrs}
-    return {"schema": 1, **mine, **fitted, **{key: found for key, found in entries.items() if found}}
+    return {"schema": 1, **mine, **first.fitted(), **{key: some for key, some in entries.items() if some}}
+
+
+def _targets(risks: Iterable[float], drops: Iterable[float], confidence: float) -> list[Target]:
+    """What is asked for, each once. Raises ValueError for shares outside (0, 1)."""
+    targets = [Target(DISAGREEMENT, risk, confidence) for risk in sorted(set(risks))]
+    targets += [Target(ACCURACY, drop, confidence) for drop in sorted(set(drops))]
+    for value in (*(target.risk for target in targets), confidence):
+        if not 0 < value < 1:
+            raise ValueError(f"risks and the confidence must lie between 0 and 1, got {value:g}")
+    return targets
+
+
+@dataclass(frozen=True, eq=False)
+class FirstLook:
+    """What the first part's images say, before any threshold is tested; and what rules are made of it.
+
+    Arrays are of the `n` images for the priors, then of some that thresholds are tested on: temperatures,
+    which no guarantee depends on, take them all.
+    """
+
+    design: Design
+    n: int
+    pulls: Array  # [n + some, K, C], nats
+    rung_scores: Mapping[int, Array]  # tokens → [n + some, C]
+    label: Array  # int [n + some], −1 unknown
+    priors: Mapping[str, VariancePrior]  # of pulls
+
+    def family(self, target: Target) -> list[Rule]:
+        """The rule at every threshold, from safe to loose, with the rungs that pay."""
+        n = self.n
+        mine = {m: scores[:n] for m, scores in self.rung_scores.items()}
+        prior, k_max = self.priors["paired"], self.design.k_max
+        rungs = choose_rungs(self.design, self.pulls[:n], mine, self.label[:n], prior, target)
+        return [_rule(prior, k_max, rungs, float(alpha)) for alpha in ALPHAS]
+
+    def prices(self) -> list[Rule]:
+        """Rule `value` at every price, from safe to loose."""
+        scale = fit_temperature(self.pulls[: self.n].mean(axis=1), self.label[: self.n])
+        return [ValueRule(self.priors["paired"], scale, float(price)) for price in PRICES]
+
+    def temperature(self, rule: Rule) -> dict[str, float]:
+        """At which the soft-max at this rule's decisions is a probability, if there are labels."""
+        known = self.label >= 0
+        if not known.any():
+            return {}
+        rungs = {m: scores[known] for m, scores in self.rung_scores.items()}
+        means = decision_means(rule, self.pulls[known], rungs)
+        return {"temperature": fit_temperature(means, self.label[known])}
+
+    def knobs(self, rule: Rule) -> dict[str, Any]:
+        """What an entry says of its rule."""
+        if isinstance(rule, ValueRule):
+            return {"price": rule.price, "temperature": rule.temperature}
+        assert isinstance(rule, CalibratedRule)
+        rungs = {"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {}
+        return {
+            "alpha": rule.alpha(self.design.source.n_classes, self.design.k_max),
+            "thresholds": {str(n): alpha for n, alpha in rule.thresholds},
+        } | rungs | self.temperature(rule)  # fmt: skip
+
+    def fitted(self) -> dict[str, Any]:
+        """Priors (of single orders) and temperature: of whole orders a model's own, else of one design."""
+        block, about = self.design.source.block, self.design.about
+        priors = {key: replace(prior, scale=prior.scale * block) for key, prior in self.priors.items()}
+        fitted = {
+            "calibration_images": self.n,
+            "priors": {key: prior.to_dict() for key, prior in priors.items()},
+        } | self.temperature(make_rule("paired", 0.05, self.priors))  # fmt: skip
+        if "prefix" not in about:
+            return fitted
+        own = {key: about[key] for key in ("order_sampler", "prefix")}
+        return {"priors": {}, "designs": [own | fitted]}
+
+
+def _first_look(design: Design, parts: Split, label: Array) -> FirstLook:
+    n, some = len(parts.priors), parts.thresholds[:_TEMPERATURE_IMAGES]
+    images = np.concatenate([parts.priors, some])
+    pulls, rung_scores = design.gather(images)
+    return FirstLook(design, n, pulls, rung_scores, label[images], fit_priors(pulls[:n]))
 
 
 @dataclass(frozen=True, eq=False)
@@ -263,6 +304,7 @@ class Races:
     """What R rules did to the images of a trace: arrays [R, images], meaningless for images not raced."""
 
     design: Design
+    rules: list[Rule]
     prediction: Array
     passes: Array
     tokens: Array
@@ -273,6 +315,18 @@ class Races:
     def losses(self, loss: str, rule: int, on: Array) -> Array:
         """Losses of one rule on some images: [n]."""
         return LOSSES[loss](self.prediction[rule, on], self.full[on], self.label[on])
+
+    def certify(self, target: Target, family: list[int], on: Array) -> tuple[int, dict[str, Any]] | None:
+        """The loosest rule of a family, safe to loose, that holds the target on these images: its place in it
+        and the figures. None if not even the first does and it is `value`; ValueError if it is another."""
+        losses = np.stack([self.losses(target.loss, rule, on) for rule in family])
+        at = fixed_sequence(losses, target.risk, target.confidence, target.test)
+        if at is not None:
+            errors = int((losses[at] > 0).sum())
+            return at, {"images": len(on), "errors": errors, "upper": target.upper(losses[at])}
+        if isinstance(self.rules[family[0]], ValueRule):
+            return None  # its posterior is a model, whose safest price may err more than is asked
+        raise ValueError(_refusal(target, losses[0]))
 
     def measure(self, rule: int, on: Array) -> dict[str, Any]:
         """What a rule did to the images `on`: passes, tokens, compute in whole passes and its saving (over
@@ -329,7 +383,7 @@ def _race(
             done += len(stack)
             if progress:
                 progress(done, total)
-    return Races(design, prediction, passes, tokens, cost, full, label)
+    return Races(design, rules, prediction, passes, tokens, cost, full, label)
 
 
 def choose_rungs(
@@ -391,14 +445,6 @@ def _design(source: Source, prefix: int | None, rungs: Sequence[int]) -> Design:
         if m >= design.tokens:
             raise ValueError(f"a rung of {m} tokens is not shorter than a pass, which has {design.tokens}")
     return design
-
-
-def _about(design: Design) -> dict[str, Any]:
-    """The races that an entry is for."""
-    source = design.source
-    prefix = source.design_prefix(design.prefix)
-    about = {"k_max": source.k_max, "order_sampler": source.sampler_name, "n_classes": source.n_classes}
-    return about if prefix is None else about | {"prefix": prefix}
 
 
 def _enough(parts: Split, targets: list[Target], split: float) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 from anytime_cls.race import run, rungs_of
 from anytime_cls.replay import Source
 from anytime_cls.rules import model_rule
-from anytime_cls.thresholds import calibrate_trace, split_images
+from anytime_cls.thresholds import SPLIT, calibrate_trace, split_images
 from anytime_cls.trace import Trace
 
 
@@ -29,7 +29,7 @@ def main() -> None:
 
     with Trace.open(args.trace) as trace:
         source = Source(trace)
-        held_out = split_images(np.flatnonzero(source.good), 0.5, 0).held_out
+        held_out = split_images(np.flatnonzero(source.good), SPLIT, seed=0).held_out
         for wanted in ([], [int(m) for m in args.rungs.split(",")]):
             found = calibrate_trace(trace, [args.risk], rungs=wanted)
             rule = model_rule(found, "calibrated", args.risk, source.k_max, source.n_classes,
