@@ -466,10 +466,10 @@ def percent_ticks(ax: Axes, most: float = 1.0) -> None:
     ax.set_ylim(bottom, top)
 
 
-def log_ticks(ax: Axes) -> None:
-    """1, 2, 5, 10, ... in plain numbers where they fit."""
+def log_ticks(ax: Axes, dense: float = 3e3) -> None:
+    """1, 2, 5, 10, ... in plain numbers where they fit: on axes that span a factor below `dense`."""
     left, right = ax.get_xlim()
-    subs = (1.0, 2.0, 5.0) if right / left < 3e3 else (1.0,)
+    subs = (1.0, 2.0, 5.0) if right / left < dense else (1.0,)
     ax.xaxis.set_major_locator(LogLocator(10, subs))
     ax.xaxis.set_major_formatter(FuncFormatter(_amount))
     ax.xaxis.set_minor_formatter(NullFormatter())

@@ -8,10 +8,12 @@
 Each argument is NAME=FILE,FILE,...: full traces (replayed here), or curves of `anytime-cls replay` with their
 traces, all of the same images. Drawn are the paper's classifier (K whole orders for every class, from K = 1),
 the kind of fixed K that is cheapest of those as good as the race, the race that saves most of it (or --race
-CURVE), and `paired` on whole orders. The numbers go to CSV beside the picture.
+CURVE), and `paired` on whole orders. Figures and open markers are at a rule's default δ, of the race at
+--risk. The numbers go to CSV beside the picture.
 """
 
 import argparse
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +31,17 @@ from anytime_cls.tables import budget_rows, write_csv
 from anytime_cls.wording import saving_text
 
 WIDTH, ROW = 8.0, 2.15  # inches
+
+
+def marked(analysis: Analysis, race: str, risk: float | None) -> Analysis:
+    """With the race's run at this risk standing for it. Raises StudyError if none was raced at it."""
+    runs = analysis.study.runs
+    if risk is None:
+        return analysis
+    knobs = {float(runs[i].settings.get("knob_value", np.nan)): i for i in analysis.study.series[race]}
+    if risk not in knobs:
+        raise StudyError(f"{race} has no risk {risk:g}: it has {', '.join(f'{k:g}' for k in sorted(knobs))}")
+    return replace(analysis, default=analysis.default | {race: knobs[risk]})
 
 
 def chosen(analysis: Analysis, race: str | None) -> dict[str, tuple[str, plots.Look]]:
@@ -92,7 +105,7 @@ def draw_budget(
 
 
 def draw_row(
-    axes: list[Axes], title: str, files: list[str], race: str | None, resamples: int
+    axes: list[Axes], title: str, files: list[str], race: str | None, risk: float | None, resamples: int
 ) -> tuple[dict[str, tuple[str, plots.Look]], list[list[dict]]]:
     """One model's three panels; returns its curves, and the rows of the curves and of the budgets."""
     material = open_files(files)
@@ -102,9 +115,12 @@ def draw_row(
             raise StudyError("the files of a row must be of one model")
         analysis = analyse(study, "flops", resamples=resamples)
         names = chosen(analysis, race)
+        race_name = list(names)[-1]
         study = select(study, list(names))
-        flops = analyse(study, "flops", resamples=resamples)
-        draw_curves(axes[0], analyse(study, "orders", resamples=resamples), names)
+        flops = marked(analyse(study, "flops", resamples=resamples), race_name, risk)
+        draw_curves(
+            axes[0], replace(analyse(study, "orders", resamples=resamples), default=flops.default), names
+        )
         draw_curves(axes[1], flops, names)
         timed = draw_budget(axes[2], flops, material, names)
     finally:
@@ -119,10 +135,9 @@ def draw_row(
     axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for ax in axes[1:]:
-        plots.log_ticks(ax)
+        plots.log_ticks(ax, dense=300)
     plots.percent_ticks(axes[0], high)
     axes[0].set_ylabel(f"{title}\naccuracy (%)")
-    race_name = list(names)[-1]
     first, second = saving_text(flops, flops.default[race_name])
     saved = f"{first}\n{second}".replace(" (", "\n(")
     about = f"{len(study.ids):,} images, {len(study.labels)} classes\nrace: {race_name}"
@@ -140,24 +155,31 @@ def main() -> None:
         "--race", metavar="CURVE", action="append", default=[],
         help="the race to show, once or once a row; default: the one that saves most on these images",
     )  # fmt: skip
+    parser.add_argument(
+        "--risk", metavar="R", type=float, action="append", default=[],
+        help="the race's δ at which figures and markers are, once or once a row; default: nearest 0.05",
+    )  # fmt: skip
     parser.add_argument("--bootstrap", type=int, default=1000, help="resamples of the images")
     parser.add_argument("-o", "--out", type=Path, default=Path("front.png"))
     args = parser.parse_args()
     named = [text.partition("=") for text in args.rows]
     if not all(files for _, _, files in named):
         parser.error("rows are NAME=FILE,FILE,...")
-    if len(args.race) not in (0, 1, len(named)):
-        parser.error("--race is given once, or once a row")
-    raced = args.race * len(named) if len(args.race) == 1 else args.race or [None] * len(named)
+    if not {len(args.race), len(args.risk)} <= {0, 1, len(named)}:
+        parser.error("--race and --risk are given once, or once a row")
+    raced, risks = (
+        given * len(named) if len(given) == 1 else given or [None] * len(named)
+        for given in (args.race, args.risk)
+    )
     legend: dict[str, plots.Look] = {}
     numbers: list[list[dict]] = [[], []]
     with plots.styled():
         figure = Figure(figsize=(WIDTH, ROW * len(named) + 0.75), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(named), 3, sharey="row", squeeze=False)
-        for axes, (title, _, files), race in zip(grid, named, raced, strict=True):
+        for axes, (title, _, files), race, risk in zip(grid, named, raced, risks, strict=True):
             try:
-                names, rows = draw_row(list(axes), title, files.split(","), race, args.bootstrap)
+                names, rows = draw_row(list(axes), title, files.split(","), race, risk, args.bootstrap)
             except ValueError as error:  # one line each
                 parser.error(f"{title}: {error}")
             legend |= dict(names.values())
