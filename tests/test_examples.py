@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import importlib.util
 import sys
 from pathlib import Path
@@ -50,3 +51,23 @@ def test_against_paper_refuses_other_models(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "argv", ["x", str(whole), str(race)])
     with pytest.raises(SystemExit, match="one model"):
         load("against_paper").main()
+
+
+def test_the_front_page_marks_the_race_at_its_risk(tmp_path, monkeypatch, capsys):
+    """The CSV's default points are the curve's at the δ asked for; one that was not raced is refused."""
+    scores = races(4, 60)
+    label = scores.mean(axis=1).argmax(axis=1)
+    full = full_trace(tmp_path / "full.h5", scores, label, flops=1e6, pass_flops=1e6)
+    line = ["x", f"made-up={full}", "--race", "paired", "--bootstrap", "20"]
+    line += ["-o", str(tmp_path / "front.png")]
+    for options, mark in (([], 0.05), (["--risk", "0.1"], 0.1)):
+        monkeypatch.setattr(sys, "argv", line + options)
+        load("front_page").main()
+        with (tmp_path / "front.csv").open() as file:
+            rows = [row for row in csv.DictReader(file) if row["curve"] == "paired"]
+        (default,) = [row for row in rows if row["default"] == "1"]
+        assert float(default["value"]) == mark
+    monkeypatch.setattr(sys, "argv", [*line, "--risk", "0.123"])
+    with pytest.raises(SystemExit):
+        load("front_page").main()
+    assert "made-up: paired has no risk 0.123: it has " in capsys.readouterr().err
