@@ -28,7 +28,10 @@ def test_every_model_has_a_race_of_its_own_within_its_risk(name):
     card = read_card(name)
     options = RaceOptions().resolve(card)
     assert options.rule == "calibrated" and options.prefix and options.orders == "stratified"
-    (entry,) = [e for e in card.fields["calibrated"] if e["risk"] == options.delta]
+    (entry,) = [
+        e for e in card.fields["calibrated"]
+        if (e["risk"], e.get("prefix"), e["loss"]) == (options.delta, options.prefix, "disagreement")
+    ]  # fmt: skip
     assert entry["upper"] <= options.delta and entry["model_sha256"] == card.sha256["transformer.safetensors"]
     decision = AnytimeClassifier.load(name, device="cpu").classify(PHOTOS[0])
     assert decision.stop in ("decided", "max-orders") and decision.passes < decision.full_passes
