@@ -11,6 +11,7 @@ from types import ModuleType
 import numpy as np
 import pytest
 from replay_data import full_trace, races
+from scipy.special import softmax
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 
@@ -71,3 +72,30 @@ def test_the_front_page_marks_the_race_at_its_risk(tmp_path, monkeypatch, capsys
     with pytest.raises(SystemExit):
         load("front_page").main()
     assert "made-up: paired has no risk 0.123: it has " in capsys.readouterr().err
+
+
+def test_how_short_tells_designs_apart(tmp_path, monkeypatch, capsys):
+    """Of the images both traces have: shares right, and cross entropies at their best temperatures."""
+    scores = races(5, 40)
+    label = scores.mean(axis=1).argmax(axis=1)
+    label[:8] = (label[:8] + 1) % 5
+    noisy = scores[:30] + np.random.default_rng(6).normal(0, 4, (30, *scores.shape[1:]))
+    noisy = noisy.astype("f4").astype(float)
+    first = full_trace(tmp_path / "a.h5", scores, label, prefixes={4: 2 * scores})
+    second = full_trace(tmp_path / "b.h5", noisy, label[:30], pass_tokens=16, order_sampler="stratified")
+    monkeypatch.setattr(sys, "argv", ["x", str(first), str(second)])
+    module = load("how_short")
+    module.main()
+    out = capsys.readouterr().out
+    k_max, means = scores.shape[1], scores[:30].mean(axis=1)
+    temperatures = np.geomspace(0.1, 15, 2000)
+    p = [softmax(means / t, axis=1)[np.arange(30), label[:30]] for t in temperatures]
+    least = min(-np.log(one).mean() for one in p)
+    assert out.startswith("30 images")
+    lines = {line.split(" K =")[0].strip(): line for line in out.splitlines()[1:]}  # the last K of each
+    whole, twice = lines["64 tokens, uniform"], lines["4 of 64 tokens, uniform"]
+    other = lines["16 tokens, stratified"]
+    assert f"{64 * k_max} tokens   {22 / 30:.1%}  {least:.3f} nats" in whole
+    assert twice.endswith("0.000 ± 0.000")  # a temperature makes up for the factor
+    apart = module.cross_entropy(noisy.mean(axis=1), label[:30]) - module.cross_entropy(means, label[:30])
+    assert other.endswith(f"{apart.mean():+.3f} ± {apart.std(ddof=1) / np.sqrt(30):.3f}") and apart.mean() > 0
