@@ -80,19 +80,20 @@ class OrderSampler:
         if self.name == "raster":
             return np.arange(self.n_tokens)
         if self.name == "constant":
-            return self._random(b"constant", 0).copy()
+            return self._random(b"constant", 0)
         if self.name == "antithetic":
             pi = self._random(content, k // 2)
-            return (pi[::-1] if k % 2 else pi).copy()
+            return pi[::-1].copy() if k % 2 else pi
         if self.name == "stratified":
             assert self.prefix is not None
             block, stratum = divmod(k, self.n_tokens // self.prefix)
             pi, start = self._random(content, block), self.prefix * stratum
             return np.concatenate((pi[start:], pi[:start]))
-        return self._random(content, k).copy()
+        return self._random(content, k)
 
     def _random(self, content: bytes, k: int) -> np.ndarray:
-        return _permutation(hashlib.sha256(f"{self.seed}:{k}:".encode() + content).digest(), self.n_tokens)
+        digest = hashlib.sha256(f"{self.seed}:{k}:".encode() + content).digest()
+        return _permutation(digest, self.n_tokens).copy()  # the cached one is nobody's to write to
 
 
 @lru_cache(maxsize=1024)  # the orders of a stratified block share one, and so do an antithetic pair's

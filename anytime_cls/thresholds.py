@@ -193,7 +193,8 @@ def calibrate_trace(
 
     first = _first_look(design, parts, label)
     families = [(target, first.family(target)) for target in targets]
-    families += [(target, first.prices()) for target in targets if target.loss == ACCURACY]
+    prices = first.prices() if accuracy else []
+    families += [(target, prices) for target in targets if target.loss == ACCURACY]
     peers = {target.risk: make_rule("paired", target.risk, first.priors) for target in targets}
     rules = list(dict.fromkeys([rule for _, family in families for rule in family] + [*peers.values()]))
     at = {rule: i for i, rule in enumerate(rules)}
@@ -411,8 +412,11 @@ def choose_rungs(
             outcome = run(rule, pulls, rung_scores)
             if LOSSES[target.loss](outcome.prediction, full, label).mean() <= target.risk:
                 cost = design.spent(rule, outcome)[2]
-                bare = cost if not tokens else bare
-                if not tokens or (cost.mean() < least and (bare is None or _clearly_less(cost, bare))):
+                if not tokens:
+                    bare = cost
+                elif bare is not None and not _clearly_less(cost, bare):
+                    break
+                if cost.mean() < least:
                     best, least = here, float(cost.mean())
                 break
     return best

@@ -19,6 +19,7 @@ from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
 from anytime_cls.replay import Source
+from anytime_cls.thresholds import Design
 from anytime_cls.trace import Trace
 
 
@@ -35,16 +36,12 @@ def designs(trace: Trace, ids: list[str]) -> Iterator[tuple[str, int, np.ndarray
     """Name, tokens an order and scores [I, K, C] of these images: the trace's passes, then its prefixes."""
     source = Source(trace)
     row = {one: i for i, one in enumerate(trace.images["id"])}
-    place = np.full(len(trace), -1)
-    place[[row[one] for one in ids]] = np.arange(len(ids))
+    rows = np.array([row[one] for one in ids])
     for prefix in (None, *reversed(source.prefixes)):
-        scores = np.empty((len(ids), source.k_max // source.block, source.n_classes))
-        for images, pulls in source.stacks(prefix):
-            mine = place[images] >= 0
-            scores[place[images[mine]]] = pulls[mine]
-        tokens = prefix or source.pass_tokens
-        own = f"{tokens} tokens" if prefix is None else f"{tokens} of {source.pass_tokens} tokens"
-        yield f"{own}, {source.sampler_name}", tokens * source.block, scores
+        design = Design(source, prefix)
+        of = "" if prefix is None else f" of {source.pass_tokens}"
+        name = f"{design.tokens}{of} tokens, {source.sampler_name}"
+        yield name, design.tokens * source.block, design.gather(rows)[0]
 
 
 def main() -> None:
