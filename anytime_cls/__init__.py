@@ -8,23 +8,32 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from anytime_cls._version import __version__
+
 __all__ = [
     "AnytimeClassifier", "Budget", "Decision", "Failure", "ImageError", "ModelError", "RaceOptions",
-    "Standing", "parse_budget",
+    "Standing", "__version__", "parse_budget",
 ]  # fmt: skip
 
 if TYPE_CHECKING:
-    from anytime_cls.budget import Budget, parse_budget
-    from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions, Standing
-    from anytime_cls.image import ImageError
-    from anytime_cls.zoo import ModelError
+    from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.pixels.decode import ImageError
+    from anytime_cls.plan.budget import Budget, parse_budget
+    from anytime_cls.plan.options import RaceOptions
+    from anytime_cls.race.decision import Decision, Failure, Standing
 
 _HOME = {
-    "AnytimeClassifier": "classifier", "Decision": "classifier", "Failure": "classifier",
-    "RaceOptions": "classifier", "Standing": "classifier", "Budget": "budget", "parse_budget": "budget",
-    "ImageError": "image", "ModelError": "zoo",
-}  # fmt: skip
+    "AnytimeClassifier": "classifier",
+    "Budget": "plan.budget",
+    "Decision": "race.decision",
+    "Failure": "race.decision",
+    "ImageError": "pixels.decode",
+    "ModelError": "models.card",
+    "RaceOptions": "plan.options",
+    "Standing": "race.decision",
+    "parse_budget": "plan.budget",
+}
 
 
 def __getattr__(name: str) -> Any:

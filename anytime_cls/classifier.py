@@ -8,243 +8,35 @@ decision.label, decision.probability, decision.stop
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, fields, replace
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
 import torch
 
-from anytime_cls.bounds import Bound
-from anytime_cls.budget import Budget, parse_budget
-from anytime_cls.engine import Engine, Job, Record
-from anytime_cls.image import ImageError, Source, decode
-from anytime_cls.orders import OrderSampler, block_of, check_sampler, distinct_orders
-from anytime_cls.race import AGGREGATORS, Race
-from anytime_cls.rules import (
-    CALIBRATED,
-    CalibratedRule,
-    PairedRule,
-    Rule,
-    design_fields,
-    model_rule,
-    temperature_at,
+from anytime_cls.draws.orders import OrderSampler, block_of
+from anytime_cls.draws.views import ViewSampler
+from anytime_cls.engine.device import choose_device, choose_dtype
+from anytime_cls.engine.encoded import Views
+from anytime_cls.engine.engine import Engine, Job
+from anytime_cls.engine.estimate import LONG, Estimate, estimate
+from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
+from anytime_cls.models.load import load_model
+from anytime_cls.models.zoo import read_card
+from anytime_cls.pixels.decode import ImageError, Source, decode
+from anytime_cls.plan.budget import Budget
+from anytime_cls.plan.options import (
+    RaceOptions,
+    ResolvedOptions,
+    race_rule,
+    race_temperature,
 )
-from anytime_cls.sigma import Transformer
-from anytime_cls.tokenizer import Tokenizer
-from anytime_cls.views import Views, ViewSampler
-from anytime_cls.zoo import DEFAULT_MODEL, ModelCard, load_model, read_card
-
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
-DTYPE_NAMES = {"fp32": "float32", "bf16": "bfloat16", "fp16": "float16"} | {name: name for name in DTYPES}
-
-
-@dataclass(frozen=True)
-class RaceOptions:
-    """How images are raced. Raises ValueError, naming the option, when one makes no sense.
-
-    Where none of rule, orders and prefix is given, races are run as the model recommends (`race` in its
-    model.json); where one is, the others are "paired", "uniform" and whole orders (:meth:`resolve`).
-    """
-
-    rule: str | None = None  # one of rules.RULES, or "calibrated"
-    delta: float | None = None  # probability of another answer than all max_orders orders would give
-    max_orders: int | None = None  # K_max
-    budget: Budget | str | None = None  # an image; text such as "0.5s" is parsed
-    classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
-    seed: int = 0
-    orders: str | None = None  # one of orders.SAMPLERS
-    prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
-    aggregate: str = "mean"  # one of race.AGGREGATORS; others than mean need rule "fixed"
-    prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
-    crops: str = "center"  # one of views.CROPS: "random" takes a new crop every order
-    latent_noise: float = 0.0  # t in [0, 1] of the noise in the tokenizer's latents, drawn every order
-
-    def __post_init__(self) -> None:
-        if isinstance(self.budget, str):
-            object.__setattr__(self, "budget", parse_budget(self.budget))
-        if self.max_orders is not None and not 1 <= self.max_orders < 1 << 16:  # a trace counts in 16 bits
-            raise ValueError(f"max_orders must be 1 to 65535, got {self.max_orders}")
-        if self.aggregate not in AGGREGATORS:
-            raise ValueError(f"unknown aggregation {self.aggregate!r}: choose from {', '.join(AGGREGATORS)}")
-        if self.aggregate != "mean" and self.rule != "fixed":
-            raise ValueError(
-                f"aggregation {self.aggregate!r} needs rule 'fixed': bounds are on the mean of log p"
-            )
-        if self.prefix is not None and self.prefix < 1:
-            raise ValueError(f"prefix must be a number of tokens from 1, got {self.prefix}")
-        prefixes = tuple(self.prefixes)
-        if any(not isinstance(p, int) or p < 1 for p in prefixes) or sorted(set(prefixes)) != list(prefixes):
-            raise ValueError(f"prefixes must be whole numbers from 1 that rise, got {list(prefixes)}")
-        object.__setattr__(self, "prefixes", prefixes)
-        varies = self.views.varies  # raises for crops or noise that make no sense
-        if self.orders is None:
-            return
-        check_sampler(self.orders)
-        max_orders = self.max_orders or ResolvedOptions.max_orders
-        if max_orders % block_of(self.orders):
-            raise ValueError(
-                f"{self.orders} orders come in blocks of {block_of(self.orders)}: max_orders must divide"
-            )
-        if distinct_orders(self.orders) and not varies and self.rule != "fixed" and max_orders > 1:
-            raise ValueError(
-                f"orders {self.orders!r} hold one order only: use max_orders 1 (or rule 'fixed')"
-            )
-
-    @property
-    def views(self) -> ViewSampler:
-        """What the model sees of an image on each order."""
-        return ViewSampler(self.crops, self.latent_noise, self.seed)
-
-    def resolve(self, card: ModelCard) -> ResolvedOptions:
-        """The options with nothing left open, for one model.
-
-        What the model recommends is its rule `calibrated` where the race is the one that was calibrated, else
-        `paired` on the same orders. Raises ValueError for an option that makes no sense for this model.
-        """
-        if isinstance(self, ResolvedOptions):
-            return self
-        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) is not None}
-        named = self.rule or self.orders or self.prefix
-        race = {} if named else dict(card.fields.get("race") or {})
-        options = ResolvedOptions(**(race | given))
-        if race and options.rule == CALIBRATED:
-            with suppress(ValueError):
-                race_rule(card, options)
-                race = {}
-            if race:  # the calibration is for another δ, K_max or number of classes
-                options = replace(options, rule="paired")
-        card.class_ids(options.classes)
-        tokens = int(card.fields["model"]["n_tokens"])
-        m = options.prefix
-        if m is not None and m > tokens:
-            raise ValueError(f"a prefix of {m} tokens is longer than an image's {tokens}")
-        options = replace(options, prefix=None if m == tokens else m)
-        OrderSampler(options.orders, tokens, prefix=options.prefix)
-        if options.prefixes and options.prefixes[-1] >= (options.prefix or tokens):
-            raise ValueError(
-                f"prefixes must be shorter than the {options.prefix or tokens} tokens of a pass, "
-                f"got {options.prefixes[-1]}"
-            )
-        return options
-
-
-@dataclass(frozen=True)
-class ResolvedOptions(RaceOptions):
-    """Options with nothing left open (:meth:`RaceOptions.resolve`); `prefix` is None for whole orders."""
-
-    rule: str = "paired"
-    delta: float = 0.05
-    max_orders: int = 32
-    orders: str = "uniform"
-
-    @property
-    def k_max(self) -> int:
-        """Most orders an image is scored on: max_orders, or as many different ones as there are.
-
-        One order seen in many views is many.
-        """
-        distinct = None if self.views.varies else distinct_orders(self.orders)
-        return min(self.max_orders, distinct or self.max_orders)
-
-
-def race_design(card: ModelCard, options: ResolvedOptions) -> Mapping[str, Any]:
-    """What the model knows of such races (`priors`, `temperature`): nothing where every order sees a view of
-    its own, since it was fitted to one view of every image."""
-    return {} if options.views.varies else design_fields(card.fields, options.orders, options.prefix)
-
-
-def race_temperature(card: ModelCard, options: ResolvedOptions, rule: Rule) -> float:
-    """The temperature at which the soft-max of such a race's means is a probability."""
-    return temperature_at(rule, float(race_design(card, options).get("temperature", card.temperature)))
-
-
-def race_rule(card: ModelCard, options: ResolvedOptions, name: str | None = None) -> Rule:
-    """The rule of options, with the model's priors and calibrations. Raises as `model_rule`.
-
-    Those were fitted to one view of every image. Where views vary the scores do, and more: none of them hold.
-    """
-    if options.views.varies and (name or options.rule) == CALIBRATED:
-        raise ValueError(
-            "rule 'calibrated' was fitted to one view of an image: name another with random crops or noise"
-        )
-    return model_rule(
-        {} if options.views.varies else card.fields, name or options.rule, options.delta, options.max_orders,
-        len(card.class_ids(options.classes)), options.orders, options.prefix,
-    )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Standing:
-    """One class in a decision."""
-
-    label: str
-    index: int  # the model's class id
-    probability: float
-    mean: float  # order-averaged log-likelihood, nats (Race.means)
-    lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
-    upper: float | None
-    orders: int  # orders it was scored on
-    alive: bool  # still in the race at the end
-
-    def to_dict(self) -> dict[str, Any]:
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
-
-
-@dataclass(frozen=True)
-class Decision:
-    """What a race answered, how sure it is, and what it spent."""
-
-    label: str
-    index: int
-    probability: float  # soft-max of mean log-likelihoods at the model's temperature
-    separation: float  # the smallest δ at which the leader is separated from every rival
-    stop: str  # "decided", "max-orders" or "budget"
-    orders: int  # orders used (K)
-    passes: float  # forward passes run, in whole passes: one over a prefix counts its share of FLOPs
-    full_passes: float  # what all K_max orders of all classes cost, in whole passes
-    prefix: int | None  # tokens scored, when there was no pull: decided at a rung, or the budget spent
-    pass_tokens: int  # tokens of an order that a pass scores: an image's, or a prefix
-    seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
-    ranking: tuple[Standing, ...]  # every class raced, best first
-    records: tuple[Record, ...] = field(repr=False, default=())
-
-    def to_dict(self, top: int | None = None) -> dict[str, Any]:
-        """Plain data for JSON; `top` keeps that many of the ranking."""
-        skip = ("records", "ranking")
-        row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
-        return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
-
-
-@dataclass(frozen=True)
-class Failure:
-    """An image that could not be read; one line saying why."""
-
-    error: str
-
-
-def choose_device(name: str = "auto") -> torch.device:
-    """`auto` takes CUDA, then MPS, then the CPU. Raises ValueError for a device that is not there."""
-    if name == "auto":
-        if torch.cuda.is_available():
-            return torch.device("cuda")
-        return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(1, device=device)
-    except (RuntimeError, AssertionError):
-        raise ValueError(
-            f"device {name!r} is not available here: use auto, cpu, cuda, cuda:N or mps"
-        ) from None
-    return device
-
-
-def choose_dtype(name: str) -> torch.dtype:
-    """`float32`, `bfloat16` or `float16`, or fp32, bf16, fp16."""
-    if name not in DTYPE_NAMES:
-        raise ValueError(f"unknown dtype {name!r}: use float32, bf16 or fp16")
-    return DTYPES[DTYPE_NAMES[name]]
+from anytime_cls.race.bounds import Bound
+from anytime_cls.race.decision import Decision, Failure, Standing
+from anytime_cls.race.races import Race
+from anytime_cls.race.rules import CalibratedRule, PairedRule, Rule
+from anytime_cls.scorers.sigma import Transformer
+from anytime_cls.tokenizers.base import Tokenizer
 
 
 class AnytimeClassifier:
@@ -446,3 +238,20 @@ def _finite(x: np.ndarray) -> np.ndarray:
 def _tidy(x: float) -> float:
     """Whole passes as a whole number, however the shares were summed."""
     return round(x) if abs(x - round(x)) < 1e-6 else x
+
+
+def is_long(classifier: AnytimeClassifier, options: ResolvedOptions) -> bool:
+    """Whether an image may take so long that an estimate is worth the calibration it needs."""
+    engine = classifier.engine
+    passes = options.k_max * len(classifier.card.class_ids(options.classes))
+    return passes * engine.cost.flops(options.prefix or engine.n_tokens) > LONG
+
+
+def estimate_image(classifier: AnytimeClassifier, options: ResolvedOptions) -> Estimate:
+    """What one image takes with these options. Raises ValueError before `classifier.warm_up()`."""
+    assert not isinstance(options.budget, str)
+    return estimate(
+        classifier.engine, classifier.rule(options), len(classifier.card.class_ids(options.classes)),
+        options.k_max, block_of(options.orders), options.prefix, options.budget,
+        classifier.tokenize_seconds, options.views.varies,
+    )  # fmt: skip

@@ -11,7 +11,7 @@ from . import options
 from .errors import Refused
 
 if TYPE_CHECKING:
-    from anytime_cls.sigma import Transformer
+    from anytime_cls.scorers.sigma import Transformer
 
 BUSY = 1.25  # slowest over fastest repetition from which the reader is warned
 
@@ -59,7 +59,7 @@ def bench(
     """
     import torch
 
-    from anytime_cls.bench import measure
+    from anytime_cls.engine.bench import measure
 
     if threads:
         torch.set_num_threads(threads)
@@ -78,7 +78,7 @@ def bench(
         raise Refused(f"{name} could not be run here: {text} (try a smaller --batch-size)") from None
     report = _describe(name, transformer) | {"search": search, "measured": measured}
     if json:
-        from .output import print_json
+        from .show.output import print_json
 
         print_json(report)
     else:
@@ -87,8 +87,9 @@ def bench(
 
 
 def _load(model: str, shape: str | None, device: str, dtype: str) -> tuple[str, Transformer]:
-    from anytime_cls.bench import parse_shape, random_model
-    from anytime_cls.classifier import AnytimeClassifier, choose_device, choose_dtype
+    from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.engine.bench import parse_shape, random_model
+    from anytime_cls.engine.device import choose_device, choose_dtype
 
     try:
         if shape is None:
@@ -113,7 +114,7 @@ def _rows(
     text: str, transformer: Transformer, prefix: int, seconds: float
 ) -> tuple[list[int], dict[str, Any] | None]:
     """Rows to measure, and what a search for the fastest found (None without one)."""
-    from anytime_cls.bench import largest_batch
+    from anytime_cls.engine.bench import largest_batch
 
     parts = [part.strip() for part in text.split(",")]
     given = _numbers(",".join(part for part in parts if part != "auto") or None, "--batch-size", 65536)
@@ -131,8 +132,8 @@ def _rows(
 def _describe(name: str, transformer: Transformer) -> dict[str, Any]:
     import torch
 
-    from anytime_cls.bench import device_name
-    from anytime_cls.provenance import versions
+    from anytime_cls.engine.bench import device_name
+    from anytime_cls.environment import versions
 
     weight, config = transformer.output.weight, transformer.config
     parameters = list(transformer.parameters())

@@ -100,10 +100,11 @@ def calibrate(
         if len(traces) > 1:
             raise Refused("--out holds the calibration of one trace: give one, or --write-model")
 
-    from anytime_cls.model_json import best_calibration, store_calibration, write_json
-    from anytime_cls.thresholds import calibrate_trace
-    from anytime_cls.trace import Trace
-    from anytime_cls.zoo import WEIGHTS, ModelError, read_card
+    from anytime_cls.certify.store import best_calibration, store_calibration, write_json
+    from anytime_cls.certify.thresholds import calibrate_trace
+    from anytime_cls.models.card import WEIGHTS, ModelError
+    from anytime_cls.models.zoo import read_card
+    from anytime_cls.traces.read import Trace
 
     calibrations = []
     try:
@@ -136,7 +137,7 @@ def calibrate(
         return complain(str(error), FAILED)
     for name, fitted in zip(traces, calibrations, strict=True):
         if json:
-            from .output import print_json
+            from .show.output import print_json
 
             print_json(fitted)
             continue

@@ -17,15 +17,17 @@ from rich.console import Console
 from rich.text import Text
 
 from . import options as option
-from . import output
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain
-from .output import JsonShow, PeopleShow, Show
+from .show import output
+from .show.output import JsonShow, PeopleShow, Show
 
 if TYPE_CHECKING:
-    from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, ResolvedOptions
-    from anytime_cls.image import Source
-    from anytime_cls.inputs import Input
-    from anytime_cls.zoo import ModelCard
+    from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.models.card import ModelCard
+    from anytime_cls.pixels.decode import Source
+    from anytime_cls.pixels.inputs import Input
+    from anytime_cls.plan.options import ResolvedOptions
+    from anytime_cls.race.decision import Decision, Failure
 
 
 UNCALIBRATED = "not calibrated for such races: probabilities are no frequencies; see 'anytime-cls calibrate'"
@@ -75,7 +77,7 @@ def run(request: Request, note: str = "") -> int:
     n_tokens = classifier.tokenizer.n_tokens
     show: Show = PeopleShow(request.top, n_tokens) if people else JsonShow(request.top)
     ready = time.perf_counter() - began
-    from anytime_cls.estimate import estimate_image, is_long
+    from anytime_cls.classifier import estimate_image, is_long
 
     told = not request.quiet and is_long(classifier, options)
     warm = classifier.warm_up() if told or getattr(options.budget, "unit", "") == "seconds" else 0.0
@@ -116,10 +118,10 @@ def check(request: Request, people: bool) -> int | None:
         if not path.absolute().parent.is_dir():
             raise ValueError(f"{path.absolute().parent} is not a folder: --trace writes into an existing one")
     if request.budget is not None:
-        from anytime_cls.budget import parse_budget
+        from anytime_cls.plan.budget import parse_budget
 
         parse_budget(request.budget)
-    from anytime_cls.zoo import read_card
+    from anytime_cls.models.zoo import read_card
 
     card = read_card(request.model)
     option.check_race(
@@ -131,8 +133,10 @@ def check(request: Request, people: bool) -> int | None:
 
 def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, ResolvedOptions]:
     """The model and the options, all checked. Raises ValueError in one line."""
-    from anytime_cls.classifier import AnytimeClassifier, RaceOptions, choose_device, choose_dtype
-    from anytime_cls.zoo import read_card
+    from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.engine.device import choose_device, choose_dtype
+    from anytime_cls.models.zoo import read_card
+    from anytime_cls.plan.options import RaceOptions
 
     options = RaceOptions(
         rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
@@ -152,7 +156,7 @@ def introduce(
     note: further lines."""
     import torch
 
-    from anytime_cls.rules import DELTA_RULES
+    from anytime_cls.race.registry import DELTA_RULES
 
     budget = options.budget
     card: ModelCard = classifier.card
@@ -177,7 +181,7 @@ def introduce(
 
 def calibrated(card: ModelCard, options: ResolvedOptions) -> bool:
     """Whether the model's probabilities for such races were fitted to anything."""
-    from anytime_cls.classifier import race_design
+    from anytime_cls.plan.options import race_design
 
     return "temperature" in race_design(card, options)
 
@@ -194,8 +198,8 @@ class Session:
         self._tick: Callable[[], None] = lambda: None
 
     def run(self) -> int:
-        from anytime_cls.inputs import collect
-        from anytime_cls.trace import TraceError
+        from anytime_cls.pixels.inputs import collect
+        from anytime_cls.traces.schema import TraceError
 
         inputs: Iterable[Input] = collect(self.request.images, self.request.files_from)
         people = isinstance(self.show, PeopleShow)
@@ -232,10 +236,10 @@ class Session:
 
     def _watch(self, inputs: Iterable[Input], alone: bool) -> None:
         """One race after the other, each drawn while it runs."""
-        from anytime_cls.classifier import Failure
-        from anytime_cls.image import ImageError
+        from anytime_cls.pixels.decode import ImageError
+        from anytime_cls.race.decision import Failure
 
-        from .live import LiveRace
+        from .show.live import LiveRace
 
         assert isinstance(self.show, PeopleShow)
         for item in inputs:
@@ -268,14 +272,14 @@ class Session:
 
     def _missing(self, alone: bool) -> None:
         """Answer the inputs that could not be found and have their turn."""
-        from anytime_cls.classifier import Failure
+        from anytime_cls.race.decision import Failure
 
         while self._waiting and self._waiting[0].source is None:
             item = self._waiting.popleft()
             self._answer(item, Failure(item.error or ""), alone)
 
     def _answer(self, item: Input, result: Decision | Failure, alone: bool) -> None:
-        from anytime_cls.classifier import Failure
+        from anytime_cls.race.decision import Failure
 
         if self._recorder is not None:
             self._recorder.add(self.done, item.name, result)
@@ -290,7 +294,7 @@ class Session:
 
     def _progress(self, stack: ExitStack, total: int) -> None:
         """A bar for many images, under what is printed; on standard error when rows go to a file."""
-        from .live import progress_bar
+        from .show.live import progress_bar
 
         mixed = isinstance(self.show, PeopleShow)  # the lines and the bar share the terminal
         console = self.show.console if isinstance(self.show, PeopleShow) else Console(stderr=True)

@@ -11,13 +11,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from anytime_cls import cost
-from anytime_cls.classifier import DTYPES, AnytimeClassifier, choose_device, choose_dtype
-from anytime_cls.provenance import versions
-from anytime_cls.zoo import embedded_names
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.engine import cost
+from anytime_cls.engine.device import DTYPES, choose_device, choose_dtype
+from anytime_cls.environment import versions
+from anytime_cls.models.zoo import embedded_names
 
 from .errors import FAILED, Refused, readable
-from .output import duration, print_json
+from .show.output import duration, print_json
 
 BATCHES = (1, 4, 16, 32)
 REPEATS = 5

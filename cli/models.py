@@ -13,7 +13,7 @@ import typer
 from .errors import FAILED, Refused, complain, readable
 
 if TYPE_CHECKING:
-    from anytime_cls.zoo import ModelCard
+    from anytime_cls.models.card import ModelCard
 
 app = typer.Typer(rich_markup_mode=None, help="The models that can be raced: list, fetch, convert, measure.")
 
@@ -51,8 +51,9 @@ def pull(
     Example: anytime-cls models pull randar-l
              anytime-cls classify photo.jpg --model randar-l
     """
-    from anytime_cls import hub
-    from anytime_cls.zoo import ModelError, fetch_model
+    from anytime_cls.models import hub
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.models.zoo import fetch_model
 
     try:
         known = hub.MODELS | hub.TOKENIZERS
@@ -105,10 +106,10 @@ def convert(
     Example: anytime-cls models convert checkpoint.pt randar-l.safetensors
              anytime-cls models convert randar-l runs/randar-l
     """
-    from anytime_cls.checkpoints import Checkpoint
-    from anytime_cls.convert import convert as write
-    from anytime_cls.labels import LabelError, read_label_file
-    from anytime_cls.zoo import ModelError
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.models.checkpoints import Checkpoint
+    from anytime_cls.models.convert import convert as write
+    from anytime_cls.models.labels import LabelError, read_label_file
 
     try:
         given = None if labels is None else read_label_file(labels)
@@ -138,10 +139,11 @@ def measure(
     Accuracy at fixed K with intervals, every rule side by side at δ = 0.05, and the calibration error of its
     probabilities, for the orders and the prefix of the trace.
     """
-    from anytime_cls.calibrate import measure_trace
-    from anytime_cls.model_json import write_json
-    from anytime_cls.trace import Trace
-    from anytime_cls.zoo import ModelError, read_card
+    from anytime_cls.certify.measure import measure_trace
+    from anytime_cls.certify.store import write_json
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.models.zoo import read_card
+    from anytime_cls.traces.read import Trace
 
     try:
         card = read_card(model)
@@ -180,10 +182,11 @@ def numbers(model: Mapping[str, Any]) -> str:
 
 def ls(models: Sequence[str], as_json: bool) -> int:
     """Print the embedded models, those pulled, and then `models`. Exit code 1 if one cannot be read."""
-    from anytime_cls import hub
-    from anytime_cls.zoo import DEFAULT_MODEL, ModelError, embedded_names, read_card
+    from anytime_cls.models import hub
+    from anytime_cls.models.card import DEFAULT_MODEL, ModelError
+    from anytime_cls.models.zoo import embedded_names, read_card
 
-    from .output import print_json
+    from .show.output import print_json
 
     pulled = [name for name, file in hub.MODELS.items() if hub.cached(file)]
     rows, code = [], 0
@@ -208,7 +211,7 @@ def ls(models: Sequence[str], as_json: bool) -> int:
 
 def describe(card: ModelCard) -> dict[str, Any]:
     """What a model is, as plain data."""
-    from anytime_cls.zoo import WEIGHTS
+    from anytime_cls.models.card import WEIGHTS
 
     fields = card.fields
     weights = [card.weights(name) for name in WEIGHTS]
@@ -229,7 +232,8 @@ def describe(card: ModelCard) -> dict[str, Any]:
 
 def parameters(path: Path) -> int:
     """Numbers in a weights file; 0 if it cannot be read."""
-    from anytime_cls.checkpoints import ModelError, entries
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.models.checkpoints import entries
 
     try:
         return sum(math.prod(entry.shape) for entry in entries(path)[0].values())

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 from typer import Option
 
 if TYPE_CHECKING:
-    from anytime_cls.zoo import ModelCard
+    from anytime_cls.models.card import ModelCard
 
 Model = Annotated[
     str,
@@ -104,9 +104,9 @@ def check_race(
     prefix: int | None, crops: str = "center", latent_noise: float = 0.0,
 ) -> None:  # fmt: skip
     """Refuses options that make no sense before PyTorch is imported. Raises ValueError in one line."""
-    from anytime_cls.orders import OrderSampler
-    from anytime_cls.rules import model_rule
-    from anytime_cls.views import ViewSampler
+    from anytime_cls.draws.orders import OrderSampler
+    from anytime_cls.draws.views import ViewSampler
+    from anytime_cls.plan.rules import model_rule
 
     ViewSampler(crops, latent_noise)
     if delta is not None and not 0 < delta < 1:

@@ -13,8 +13,9 @@ import typer
 from .errors import FAILED, Refused, complain, readable
 
 if TYPE_CHECKING:
-    from anytime_cls.album import Drawn, Material
-    from anytime_cls.study import Analysis
+    from anytime_cls.curves.analysis import Analysis
+    from anytime_cls.curves.files import Material
+    from anytime_cls.pictures.draw import Drawn
 
 Option = typer.Option
 _FORMATS = ("png", "svg", "pdf", "html")
@@ -95,7 +96,8 @@ def plot(
         raise Refused(f"{out} is a folder: name a file for -o")
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
-    from anytime_cls.study import analyse, join, select
+    from anytime_cls.curves.analysis import analyse
+    from anytime_cls.curves.study import join, select
 
     kind = kind or ("all" if ending == "html" else "pareto")
     kinds = list(_KINDS) if kind == "all" else [kind]
@@ -137,7 +139,7 @@ def _open(files: list[str], quiet: bool, replay: bool) -> Material:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from anytime_cls.album import open_files
+    from anytime_cls.curves.files import open_files
 
     console = Console(stderr=True)
     with Progress(
@@ -153,7 +155,7 @@ def _open(files: list[str], quiet: bool, replay: bool) -> Material:
 def _draw(
     analysis: Analysis, material: Material, kinds: list[str], x: str | None, title: str, bands: str
 ) -> tuple[list[Drawn], list[str]]:
-    from anytime_cls.album import draw
+    from anytime_cls.pictures.draw import draw
 
     budget_x = x if x in ("passes", "flops") else "seconds"
     return draw(analysis, material, kinds, budget_x, title, bands)
@@ -165,8 +167,8 @@ def _write(
 ) -> list[Path]:  # fmt: skip
     """The pictures and their CSV files; several kinds are told apart by NAME-KIND. Each is replaced whole."""
     from anytime_cls.files import replace_file
-    from anytime_cls.plots import save
-    from anytime_cls.tables import write_csv
+    from anytime_cls.pictures.style import save
+    from anytime_cls.pictures.tables import write_csv
 
     written = []
     for number, picture in enumerate(drawn):
@@ -189,9 +191,9 @@ def _write(
 def _page(
     drawn: list[Drawn], analysis: Analysis, material: Material, title: str, context: typer.Context
 ) -> str:
-    from anytime_cls.album import gallery
-    from anytime_cls.plots import svg_text
-    from anytime_cls.report import Picture, report
+    from anytime_cls.pictures.draw import gallery
+    from anytime_cls.pictures.report import Picture, report
+    from anytime_cls.pictures.style import svg_text
 
     pictures = [
         Picture(d.kind, d.title, d.caption, svg_text(d.figure), d.rows, bool(d.figure.get_figwidth() > 5))
@@ -210,8 +212,8 @@ def print_table(analysis: Analysis) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from anytime_cls.study import summary_row
-    from anytime_cls.wording import amount, verdict
+    from anytime_cls.curves.analysis import summary_row
+    from anytime_cls.pictures.wording import amount, verdict
 
     console = Console(highlight=False, markup=False)
     if not console.is_terminal:  # a file or a pipe has no width
@@ -276,7 +278,7 @@ def _share(row: dict[str, Any], name: str, interval: bool) -> str:
 
 
 def _ratio(row: dict[str, Any], name: str, interval: bool) -> str:
-    from anytime_cls.wording import times
+    from anytime_cls.pictures.wording import times
 
     if row[name] != row[name]:
         return "–"

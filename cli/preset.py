@@ -21,7 +21,7 @@ def apply_preset(context: typer.Context, name: str | None, request: R) -> tuple[
     """
     if name is None:
         return request, ""
-    from anytime_cls.presets import overridden, preset
+    from anytime_cls.plan.presets import overridden, preset
 
     values: dict[str, Any] = {field.name: getattr(request, field.name) for field in fields(request)}  # type: ignore[arg-type]
     given = {key: value for key, value in values.items() if _typed(context, key)}

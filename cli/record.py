@@ -6,10 +6,12 @@ import shlex
 from collections.abc import Sequence
 from typing import Any
 
-from anytime_cls.classifier import AnytimeClassifier, Decision, Failure, RaceOptions, ResolvedOptions
-from anytime_cls.provenance import image_row, positions
-from anytime_cls.provenance import provenance as provenance_of
-from anytime_cls.trace_write import TraceWriter
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.plan.attributes import provenance as provenance_of
+from anytime_cls.plan.options import RaceOptions, ResolvedOptions
+from anytime_cls.race.decision import Decision, Failure
+from anytime_cls.traces.rows import image_row, positions
+from anytime_cls.traces.write import TraceWriter
 
 from .errors import readable
 

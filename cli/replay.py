@@ -13,7 +13,7 @@ import typer
 from .errors import FAILED, Refused, complain, readable
 
 if TYPE_CHECKING:
-    from anytime_cls.curves import CurveRun, Curves
+    from anytime_cls.curves.file import CurveRun, Curves
 
 Option = typer.Option
 POINTS_SHOWN = 5  # rows of the table a curve gets; the file has every run
@@ -119,10 +119,11 @@ def replay(
     if out is not None:
         check_output("-o", Path(out), overwrite)
 
-    from anytime_cls.curves import CurvesError, write_curves
-    from anytime_cls.grids import parse_stages
-    from anytime_cls.replay import full_curves, model_fields
-    from anytime_cls.trace import Trace
+    from anytime_cls.curves.file import CurvesError, write_curves
+    from anytime_cls.curves.full import full_curves
+    from anytime_cls.models.known import model_fields
+    from anytime_cls.race.peers import parse_stages
+    from anytime_cls.traces.read import Trace
 
     try:
         if stages is not None:
@@ -141,7 +142,7 @@ def replay(
         except CurvesError as error:
             return complain(str(error), FAILED)
     if json:
-        from .output import print_json
+        from .show.output import print_json
 
         for run in curves.runs:
             print_json(figures(run, curves))

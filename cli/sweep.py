@@ -19,12 +19,12 @@ from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain, readable
 from .preset import apply_preset
 
 if TYPE_CHECKING:
-    from anytime_cls.classifier import ResolvedOptions
-    from anytime_cls.datasets import Dataset
-    from anytime_cls.sweep import Shard, Tally
-    from anytime_cls.zoo import ModelCard
+    from anytime_cls.datasets.base import Dataset
+    from anytime_cls.models.card import ModelCard
+    from anytime_cls.plan.options import ResolvedOptions
+    from anytime_cls.sweeps.sweep import Shard, Tally
 
-    from .sweep_show import Interrupts
+    from .show.sweep import Interrupts
 
 Option = typer.Option
 _LOCAL, _RAY = "local", "ray"
@@ -185,11 +185,11 @@ def run(request: Request, note: str = "") -> int:
         plan = Plan(request)
     except ValueError as error:
         raise Refused(str(error)) from None
-    from anytime_cls.sweep import Stopped
-    from anytime_cls.trace import TraceError
-    from anytime_cls.workers import WorkersError
+    from anytime_cls.sweeps.sweep import Stopped
+    from anytime_cls.sweeps.workers import WorkersError
+    from anytime_cls.traces.schema import TraceError
 
-    from .sweep_show import Interrupts, say
+    from .show.sweep import Interrupts, say
 
     if note:
         say(note, request.quiet)
@@ -226,10 +226,10 @@ class Plan:
         if request.trace is not None:
             self.out = self._output(Path(request.trace))
         if request.budget is not None:
-            from anytime_cls.budget import parse_budget
+            from anytime_cls.plan.budget import parse_budget
 
             parse_budget(request.budget)
-        from anytime_cls.zoo import read_card
+        from anytime_cls.models.zoo import read_card
 
         self.card: ModelCard = read_card(request.model)
         option.check_race(
@@ -238,8 +238,9 @@ class Plan:
         )  # fmt: skip
         self.dataset = self._dataset()
 
-        from anytime_cls.classifier import RaceOptions, choose_device, choose_dtype
-        from anytime_cls.sweep import Shard, sweep_options, threads_each
+        from anytime_cls.engine.device import choose_device, choose_dtype
+        from anytime_cls.plan.options import RaceOptions
+        from anytime_cls.sweeps.sweep import Shard, sweep_options, threads_each
 
         self.shard: Shard | None = None if request.shard is None else Shard.parse(request.shard)
         options = RaceOptions(
@@ -258,7 +259,7 @@ class Plan:
             raise ValueError(f"no image is left for shard {self.shard} of {len(self.dataset.samples)} images")
 
     def _dataset(self) -> Dataset:
-        from anytime_cls.datasets import open_dataset
+        from anytime_cls.datasets.names import open_dataset
 
         request = self.request
         return open_dataset(
@@ -274,7 +275,7 @@ class Plan:
 
     def _output(self, path: Path) -> Path:
         """The trace's path, if it may be written. Raises ValueError."""
-        from anytime_cls.trace import _files
+        from anytime_cls.traces.hdf5 import _files
 
         folder = path.absolute().parent
         if not folder.is_dir():
@@ -297,11 +298,11 @@ class Plan:
 
     def run(self, interrupts: Interrupts) -> int:
         """Returns the exit code."""
-        from anytime_cls.sweep import remaining, sweep_provenance
-        from anytime_cls.trace_write import TraceWriter
+        from anytime_cls.sweeps.sweep import remaining, sweep_provenance
+        from anytime_cls.traces.write import TraceWriter
 
         from .record import typed
-        from .sweep_show import Meter, report, say
+        from .show.sweep import Meter, report, say
 
         request = self.request
         attributes = sweep_provenance(
@@ -338,7 +339,7 @@ class Plan:
         import torch
 
         from anytime_cls.classifier import AnytimeClassifier
-        from anytime_cls.sweep import run_sweep
+        from anytime_cls.sweeps.sweep import run_sweep
 
         request = self.request
         if self.threads:
@@ -350,7 +351,8 @@ class Plan:
 
     def _workers(self, attributes: dict[str, Any]) -> Callable[..., Tally]:
         """The sweep by workers."""
-        from anytime_cls.workers import Crew, ProcessCrew, Setup, run_workers
+        from anytime_cls.sweeps.processes import ProcessCrew
+        from anytime_cls.sweeps.workers import Crew, Setup, run_workers
 
         request, count = self.request, self.request.workers
         setup = Setup(
@@ -359,7 +361,7 @@ class Plan:
         )  # fmt: skip
         crew: Crew
         if request.engine == _RAY:
-            from anytime_cls.workers_ray import RayCrew
+            from anytime_cls.sweeps.ray import RayCrew
 
             crew = RayCrew(setup, count, request.address)
         else:

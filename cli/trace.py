@@ -14,7 +14,8 @@ import typer
 from .errors import FAILED, PIPE, USAGE, Refused, complain, readable
 
 if TYPE_CHECKING:
-    from anytime_cls.trace import Trace, TraceError
+    from anytime_cls.traces.read import Trace
+    from anytime_cls.traces.schema import TraceError
 
 app = typer.Typer(rich_markup_mode=None, help="Look into traces, join shards, export to CSV or Parquet.")
 
@@ -35,10 +36,11 @@ def info(
     Example: anytime-cls trace info runs/*.h5
              anytime-cls trace info run.h5 --json | jq .accuracy
     """
-    from anytime_cls.trace import Trace, TraceError
+    from anytime_cls.traces.read import Trace
+    from anytime_cls.traces.schema import TraceError
 
-    from .output import print_json
-    from .trace_info import describe, print_info
+    from .show.output import print_json
+    from .show.trace import describe, print_info
 
     code = shown = 0
     try:
@@ -85,10 +87,11 @@ def merge(
 
     Example: anytime-cls trace merge part1.h5 part2.h5 part3.h5 -o run.h5
     """
-    from anytime_cls.trace import Trace, TraceError
-    from anytime_cls.trace_write import merge_traces
+    from anytime_cls.traces.merge import merge_traces
+    from anytime_cls.traces.read import Trace
+    from anytime_cls.traces.schema import TraceError
 
-    from .trace_info import images_to_do
+    from .show.trace import images_to_do
 
     paths = [_meant(name) for name in files]
     if any(path.resolve() == out.resolve() for path in paths):
@@ -129,8 +132,9 @@ def export(
     Example: anytime-cls trace export run.h5 -o images.csv
              anytime-cls trace export run.h5 --scores -o scores.parquet
     """
-    from anytime_cls.trace import Trace, TraceError, export_csv, export_parquet
-    from anytime_cls.trace_export import export_scores_csv, export_scores_parquet
+    from anytime_cls.traces.export import export_csv, export_parquet, export_scores_csv, export_scores_parquet
+    from anytime_cls.traces.read import Trace
+    from anytime_cls.traces.schema import TraceError
 
     kind = out.suffix.lower()
     if kind not in (".csv", ".parquet"):
@@ -179,7 +183,8 @@ def _check_images(paths: list[Path]) -> None:
 
     Shards whose provenance differs are left to `merge_traces`, which says in what.
     """
-    from anytime_cls.trace import MATCH_KEYS, Trace
+    from anytime_cls.traces.read import Trace
+    from anytime_cls.traces.schema import MATCH_KEYS
 
     run: list[Any] | None = None
     at: dict[int, tuple[str, Path]] = {}
@@ -205,7 +210,7 @@ def _check_images(paths: list[Path]) -> None:
 def _whole(out: Path) -> Iterator[Path]:
     """`files.replacing`, whose errors, and the exporters', are TraceErrors that name `out`."""
     from anytime_cls.files import replacing
-    from anytime_cls.trace import TraceError
+    from anytime_cls.traces.schema import TraceError
 
     temporary = out
     try:

@@ -74,10 +74,11 @@ def train(
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-    from anytime_cls.classifier import choose_device
-    from anytime_cls.train import Recipe, class_names, finish
-    from anytime_cls.train import train as fit
-    from anytime_cls.zoo import LAYOUTS
+    from anytime_cls.engine.device import choose_device
+    from anytime_cls.scorers.shapes import LAYOUTS
+    from anytime_cls.training.recipe import Recipe, class_names
+    from anytime_cls.training.train import finish
+    from anytime_cls.training.train import train as fit
 
     console = Console(stderr=True)
     if dim % 32 or dim < 32:

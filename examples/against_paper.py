@@ -18,11 +18,11 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 
-from anytime_cls.calibrate import expected_calibration_error
-from anytime_cls.curves import pass_cost
-from anytime_cls.pareto import bootstrap, wilson
-from anytime_cls.risk import clopper_pearson
-from anytime_cls.trace import Trace
+from anytime_cls.stats.bootstrap import bootstrap
+from anytime_cls.stats.intervals import clopper_pearson, wilson
+from anytime_cls.stats.reliability import expected_calibration_error
+from anytime_cls.traces.cost import pass_cost
+from anytime_cls.traces.read import Trace
 
 RESAMPLES = 2000
 

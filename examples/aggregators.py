@@ -12,8 +12,8 @@ import argparse
 
 import numpy as np
 
-from anytime_cls.race import AGGREGATORS, aggregate_scores
-from anytime_cls.trace import Trace
+from anytime_cls.race.races import AGGREGATORS, aggregate_scores
+from anytime_cls.traces.read import Trace
 
 NAMES = {"mean": "mean of log p", "logmeanexp": "log of mean p", "softmax": "mean of soft-max"}
 

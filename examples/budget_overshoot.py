@@ -10,7 +10,7 @@ import argparse
 import numpy as np
 
 from anytime_cls import AnytimeClassifier, Decision, RaceOptions, parse_budget
-from anytime_cls.inputs import collect
+from anytime_cls.pixels.inputs import collect
 
 
 def main() -> None:

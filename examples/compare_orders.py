@@ -13,7 +13,9 @@ import numpy as np
 from compare_rules import choose_images
 
 from anytime_cls import AnytimeClassifier
-from anytime_cls.calibrate import fit_priors, full_scores, rule_table
+from anytime_cls.certify.measure import rule_table
+from anytime_cls.certify.priors import fit_priors
+from anytime_cls.training.scores import full_scores
 
 
 def main() -> None:

@@ -12,9 +12,10 @@ from pathlib import Path
 import numpy as np
 
 from anytime_cls import AnytimeClassifier
-from anytime_cls.calibrate import accuracy_at, full_scores, rule_table
-from anytime_cls.inputs import collect
-from anytime_cls.rules import RULES
+from anytime_cls.certify.measure import accuracy_at, rule_table
+from anytime_cls.pixels.inputs import collect
+from anytime_cls.race.registry import RULES
+from anytime_cls.training.scores import full_scores
 
 
 def choose_images(data: Path, labels: list[str], n: int, seed: int) -> tuple[list[Path], np.ndarray]:

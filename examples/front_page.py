@@ -23,12 +23,14 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
-from anytime_cls import plots
-from anytime_cls.album import Material, open_files, races
-from anytime_cls.pareto import band, common_grid
-from anytime_cls.study import Analysis, StudyError, analyse, join, point_rows, select
-from anytime_cls.tables import budget_rows, write_csv
-from anytime_cls.wording import saving_text
+from anytime_cls.curves.analysis import Analysis, analyse, point_rows
+from anytime_cls.curves.files import Material, open_files
+from anytime_cls.curves.pareto import band, common_grid
+from anytime_cls.curves.study import StudyError, join, select
+from anytime_cls.pictures import style
+from anytime_cls.pictures.draw import races
+from anytime_cls.pictures.tables import budget_rows, write_csv
+from anytime_cls.pictures.wording import saving_text
 
 WIDTH, ROW = 8.0, 2.15  # inches
 
@@ -44,7 +46,7 @@ def marked(analysis: Analysis, race: str, risk: float | None) -> Analysis:
     return replace(analysis, default=analysis.default | {race: knobs[risk]})
 
 
-def chosen(analysis: Analysis, race: str | None) -> dict[str, tuple[str, plots.Look]]:
+def chosen(analysis: Analysis, race: str | None) -> dict[str, tuple[str, style.Look]]:
     """The curves to draw, by name in the study: their names in the legend, and their looks."""
     study = analysis.study
     if race and race not in analysis.default:
@@ -53,18 +55,18 @@ def chosen(analysis: Analysis, race: str | None) -> dict[str, tuple[str, plots.L
     if best is None or analysis.reference is None:
         raise StudyError("needs a race and the fixed K to compare it with")
     whole, saved = study.runs[analysis.reference], analysis.savings[best]
-    of_prefixes = ("fixed K of prefixes", plots.Look("#8B6914", "s", (0, (1, 1))))
-    papers = ("fixed K (the paper's)", plots.Look(plots.INK, "o", (0, (4, 1.5))))
+    of_prefixes = ("fixed K of prefixes", style.Look("#8B6914", "s", (0, (1, 1))))
+    papers = ("fixed K (the paper's)", style.Look(style.INK, "o", (0, (4, 1.5))))
     names = {whole.series: papers if whole.whole else of_prefixes}
     if saved is not None and (fixed := study.runs[saved.index].series) not in names:
         names[fixed] = of_prefixes
     if "paired" in study.series and study.runs[best].series != "paired":
-        names["paired"] = ("paired, whole orders", plots.Look("#0072B2", "D", (0, (5, 1, 1, 1))))
-    names[study.runs[best].series] = ("race", plots.Look("#D55E00", "^", "-"))
+        names["paired"] = ("paired, whole orders", style.Look("#0072B2", "D", (0, (5, 1, 1, 1))))
+    names[study.runs[best].series] = ("race", style.Look("#D55E00", "^", "-"))
     return names
 
 
-def draw_curves(ax: Axes, analysis: Analysis, names: dict[str, tuple[str, plots.Look]]) -> None:
+def draw_curves(ax: Axes, analysis: Analysis, names: dict[str, tuple[str, style.Look]]) -> None:
     """Accuracy against a cost; bands: 95 % of the paired difference to all orders. Open: default settings."""
     x, y = analysis.x, analysis.y
     against = y[[analysis.reference]]
@@ -82,7 +84,7 @@ def draw_curves(ax: Axes, analysis: Analysis, names: dict[str, tuple[str, plots.
 
 
 def draw_budget(
-    ax: Axes, analysis: Analysis, material: Material, names: dict[str, tuple[str, plots.Look]]
+    ax: Axes, analysis: Analysis, material: Material, names: dict[str, tuple[str, style.Look]]
 ) -> list[dict]:
     """Accuracy had every race been stopped at a budget in seconds, at its trace's own pace."""
     study = analysis.study
@@ -106,7 +108,7 @@ def draw_budget(
 
 def draw_row(
     axes: list[Axes], title: str, files: list[str], race: str | None, risk: float | None, resamples: int
-) -> tuple[dict[str, tuple[str, plots.Look]], list[list[dict]]]:
+) -> tuple[dict[str, tuple[str, style.Look]], list[list[dict]]]:
     """One model's three panels; returns its curves, and the rows of the curves and of the budgets."""
     material = open_files(files)
     try:
@@ -135,8 +137,8 @@ def draw_row(
     axes[0].xaxis.set_minor_locator(NullLocator())
     axes[0].xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:g}"))
     for ax in axes[1:]:
-        plots.log_ticks(ax, dense=300)
-    plots.percent_ticks(axes[0], high)
+        style.log_ticks(ax, dense=300)
+    style.percent_ticks(axes[0], high)
     axes[0].set_ylabel(f"{title}\naccuracy (%)")
     first, second = saving_text(flops, flops.default[race_name])
     saved = f"{first}\n{second}".replace(" (", "\n(")
@@ -171,9 +173,9 @@ def main() -> None:
         given * len(named) if len(given) == 1 else given or [None] * len(named)
         for given in (args.race, args.risk)
     )
-    legend: dict[str, plots.Look] = {}
+    legend: dict[str, style.Look] = {}
     numbers: list[list[dict]] = [[], []]
-    with plots.styled():
+    with style.styled():
         figure = Figure(figsize=(WIDTH, ROW * len(named) + 0.75), layout="constrained")
         FigureCanvasAgg(figure)
         grid = figure.subplots(len(named), 3, sharey="row", squeeze=False)
@@ -192,7 +194,7 @@ def main() -> None:
             for label, look in legend.items()
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=min(4, len(handles)))
-    plots.save(figure, args.out, "png")
+    style.save(figure, args.out, "png")
     tables = (args.out.with_suffix(".csv"), args.out.with_name(f"{args.out.stem}-budget.csv"))
     for path, rows in zip(tables, numbers, strict=True):
         write_csv(path, rows)

@@ -18,9 +18,9 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from anytime_cls.replay import Source
-from anytime_cls.thresholds import Design
-from anytime_cls.trace import Trace
+from anytime_cls.certify.thresholds import Design
+from anytime_cls.replay.source import Source
+from anytime_cls.traces.read import Trace
 
 
 def cross_entropy(means: np.ndarray, label: np.ndarray) -> np.ndarray:

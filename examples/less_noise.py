@@ -25,9 +25,9 @@ from scipy.optimize import minimize
 from scipy.special import log_softmax
 
 from anytime_cls import AnytimeClassifier
-from anytime_cls.orders import OrderSampler
-from anytime_cls.pareto import wilson
-from anytime_cls.trace import Trace
+from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.read import Trace
 
 
 def segments(trace: Trace, k_max: int) -> tuple[np.ndarray, list[int]]:

@@ -25,9 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytime_cls import bench
-from anytime_cls.classifier import choose_device, choose_dtype
-from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.engine import bench
+from anytime_cls.engine.device import choose_device, choose_dtype
+from anytime_cls.scorers.randar import RandAR
+from anytime_cls.scorers.shapes import RandARConfig
 
 
 def main() -> None:

@@ -18,9 +18,10 @@ from pathlib import Path
 
 import torch
 
-from anytime_cls.checkpoints import inspect, read_state
-from anytime_cls.convert import convert
-from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.models.checkpoints import inspect, read_state
+from anytime_cls.models.convert import convert
+from anytime_cls.scorers.randar import RandAR
+from anytime_cls.scorers.shapes import RandARConfig
 
 
 def main() -> None:

@@ -21,13 +21,15 @@ from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
 
 from anytime_cls import AnytimeClassifier, RaceOptions
-from anytime_cls.calibrate import full_scores
-from anytime_cls.classifier import Decision
-from anytime_cls.image import center_crop, decode
-from anytime_cls.pareto import bootstrap, wilson
-from anytime_cls.plots import FAINT, INK, save, styled
-from anytime_cls.tables import write_csv
-from anytime_cls.zoo import DEFAULT_MODEL
+from anytime_cls.models.card import DEFAULT_MODEL
+from anytime_cls.pictures.style import FAINT, INK, save, styled
+from anytime_cls.pictures.tables import write_csv
+from anytime_cls.pixels.crops import center_crop
+from anytime_cls.pixels.decode import decode
+from anytime_cls.race.decision import Decision
+from anytime_cls.stats.bootstrap import bootstrap
+from anytime_cls.stats.intervals import wilson
+from anytime_cls.training.scores import full_scores
 
 SEVERITIES = {
     "noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, pixels in 0..1

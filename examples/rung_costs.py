@@ -13,11 +13,11 @@ import argparse
 
 import numpy as np
 
-from anytime_cls.race import run, rungs_of
-from anytime_cls.replay import Source
-from anytime_cls.rules import model_rule
-from anytime_cls.thresholds import SPLIT, calibrate_trace, split_images
-from anytime_cls.trace import Trace
+from anytime_cls.certify.thresholds import SPLIT, calibrate_trace, split_images
+from anytime_cls.plan.rules import model_rule
+from anytime_cls.race.races import run, rungs_of
+from anytime_cls.replay.source import Source
+from anytime_cls.traces.read import Trace
 
 
 def main() -> None:

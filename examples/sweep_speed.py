@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from anytime_cls import AnytimeClassifier, Decision, RaceOptions
-from anytime_cls.inputs import collect
+from anytime_cls.pixels.inputs import collect
 
 
 @dataclass

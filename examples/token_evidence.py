@@ -20,8 +20,9 @@ import torch
 from compare_rules import choose_images
 
 from anytime_cls import AnytimeClassifier
-from anytime_cls.image import center_crop, decode
-from anytime_cls.orders import OrderSampler
+from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.pixels.crops import center_crop
+from anytime_cls.pixels.decode import decode
 
 
 def token_scores(

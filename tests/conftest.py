@@ -6,11 +6,8 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
-
-TINY_LABELS = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+from basics import TINY_LABELS, write_photo
 
 
 @pytest.fixture(autouse=True, scope="session")
@@ -33,10 +30,11 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     import torch
 
-    from anytime_cls.bounds import VariancePrior
-    from anytime_cls.fsq import FSQConfig, FSQTokenizer
-    from anytime_cls.randar import RandAR, RandARConfig
-    from anytime_cls.zoo import save_model
+    from anytime_cls.models.load import save_model
+    from anytime_cls.race.bounds import VariancePrior
+    from anytime_cls.scorers.randar import RandAR
+    from anytime_cls.scorers.shapes import RandARConfig
+    from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
 
     prior = VariancePrior(scale=1.0, power=0.0, df=20.0).to_dict()
     with torch.random.fork_rng():
@@ -65,10 +63,3 @@ def tiny_model_dir(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def photo(tmp_path: Path) -> Path:
     """A small JPEG: a gradient with noise, 48×40."""
     return write_photo(tmp_path / "photo.jpg")
-
-
-def write_photo(path: Path, seed: int = 0) -> Path:
-    noise = np.random.default_rng(seed).integers(0, 120, (40, 48, 3))
-    ramp = np.linspace(0, 135, 48)[None, :, None]
-    Image.fromarray((noise + ramp).astype(np.uint8)).save(path, "JPEG", quality=90)
-    return path

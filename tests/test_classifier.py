@@ -8,8 +8,9 @@ import torch
 from PIL import Image
 
 from anytime_cls import AnytimeClassifier, Failure, ImageError, RaceOptions
-from anytime_cls.classifier import choose_device, choose_dtype
-from anytime_cls.randar import RandAR, RandARConfig
+from anytime_cls.engine.device import choose_device, choose_dtype
+from anytime_cls.scorers.randar import RandAR
+from anytime_cls.scorers.shapes import RandARConfig
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from anytime_cls import AnytimeClassifier, RaceOptions
-from anytime_cls.zoo import EMBEDDED, embedded_names, read_card
+from anytime_cls.models.zoo import EMBEDDED, embedded_names, read_card
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = sorted((ROOT / "examples").glob("*.jpg"))

@@ -45,7 +45,7 @@ def test_nor_does_the_help_of_any_command():
     assert not HEAVY & imported(HELP_OF_ALL)
 
 
-@pytest.mark.parametrize("name", ["anytime_cls_cli.trace_info", "anytime_cls.trace_export"])
+@pytest.mark.parametrize("name", ["anytime_cls_cli.show.trace", "anytime_cls.traces.export"])
 def test_traces_are_read_without_what_makes_them(name):
     modules = imported(f"import {name}")
     assert "h5py" in modules and not (HEAVY - {"h5py"} | {"pyarrow"}) & modules

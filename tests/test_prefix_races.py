@@ -12,11 +12,13 @@ import pytest
 from replay_data import full_trace, races
 from sweep_data import contents, make_images, sweep
 
-from anytime_cls.classifier import AnytimeClassifier, RaceOptions, race_rule
-from anytime_cls.model_json import best_calibration, store_calibration
-from anytime_cls.replay import full_curves
-from anytime_cls.trace import Trace
-from anytime_cls.zoo import ModelError, read_card
+from anytime_cls.certify.store import best_calibration, store_calibration
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.curves.full import full_curves
+from anytime_cls.models.card import ModelError
+from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.options import RaceOptions, race_rule
+from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
 PRIOR = {"scale": 1.0, "power": 0.0, "df": 20.0}

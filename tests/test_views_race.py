@@ -12,14 +12,17 @@ import torch
 from image_data import noise
 from PIL import Image
 
-from anytime_cls.budget import parse_budget
-from anytime_cls.classifier import AnytimeClassifier, Decision, RaceOptions, race_rule
-from anytime_cls.fsq import FSQTokenizer
-from anytime_cls.image import decode
-from anytime_cls.orders import OrderSampler
-from anytime_cls.provenance import provenance
-from anytime_cls.trace import Trace
-from anytime_cls.views import Views, ViewSampler
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.draws.views import ViewSampler
+from anytime_cls.engine.encoded import Views
+from anytime_cls.pixels.decode import decode
+from anytime_cls.plan.attributes import provenance
+from anytime_cls.plan.budget import parse_budget
+from anytime_cls.plan.options import RaceOptions, race_rule
+from anytime_cls.race.decision import Decision
+from anytime_cls.tokenizers.fsq import FSQTokenizer
+from anytime_cls.traces.read import Trace
 
 PICTURES = [noise(50, 70, seed) for seed in range(3)]
 VARIED = RaceOptions(rule="fixed", orders="uniform", max_orders=4, crops="random", latent_noise=0.3, seed=5)

@@ -1,0 +1,101 @@
+"""The figures of a model's card, from full traces of images it has not seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from scipy.special import softmax
+
+from anytime_cls.certify.temperature import decision_means
+from anytime_cls.models.card import WEIGHTS, ModelCard
+from anytime_cls.race.bounds import VariancePrior
+from anytime_cls.race.races import run
+from anytime_cls.race.registry import (
+    RULES,
+    design_fields,
+    make_rule,
+    pull_priors,
+)
+from anytime_cls.replay.source import Source
+from anytime_cls.stats.intervals import proportion
+from anytime_cls.stats.reliability import expected_calibration_error
+
+if TYPE_CHECKING:
+    from anytime_cls.traces.read import Trace
+
+Array = np.ndarray
+
+
+def accuracy_at(scores: Array, labels: Array, ks: Iterable[int] = (1, 4, 16, 20, 32)) -> dict[str, Any]:
+    """Accuracy of the fixed-K classifier for several K, with intervals."""
+    return {
+        str(k): proportion(scores[:, :k].mean(axis=1).argmax(axis=1) == labels)
+        for k in ks
+        if k <= scores.shape[1]
+    }
+
+
+def rule_table(
+    scores: Array, labels: Array, priors: dict[str, VariancePrior], rules: Iterable[str], delta: float = 0.05
+) -> list[dict[str, Any]]:
+    """Every rule raced over full traces: accuracy, agreement with all K_max orders, passes, saving."""
+    k_max, n_classes = scores.shape[1:]
+    full = scores.mean(axis=1).argmax(axis=1)
+    rows = []
+    for name in rules:
+        outcome = run(make_rule(name, delta, priors), scores)
+        mean_passes = float(outcome.passes.mean())
+        rows.append(
+            {
+                "rule": name,
+                "accuracy": proportion(outcome.prediction == labels),
+                "agreement": proportion(outcome.prediction == full),
+                "passes": round(mean_passes, 1),
+                "saving": round(n_classes * k_max / mean_passes, 2),
+                "orders": round(float(outcome.pulls.mean()), 2),
+            }
+        )
+    return rows
+
+
+def measure(
+    scores: Array, labels: Array, priors: dict[str, VariancePrior], temperature: float, measured_on: str
+) -> dict[str, Any]:
+    """The `metrics` of model.json from full traces [I, K, C]: fixed K, every rule at δ = 0.05, its ECE."""
+    means = decision_means(make_rule("paired", 0.05, priors), scores)
+    probability = softmax(means / temperature, axis=1)
+    correct = probability.argmax(axis=1) == labels
+    return {
+        "measured_on": measured_on,
+        "images": len(labels),
+        "accuracy_at_k": accuracy_at(scores, labels),
+        "rules_at_delta_0.05": rule_table(scores, labels, priors, RULES),
+        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
+    }
+
+
+def measure_trace(trace: Trace, card: ModelCard) -> dict[str, Any]:
+    """`measure` on the labelled images of a full trace, with what the model knows of such races.
+
+    Raises ValueError in one line for a trace that is not full, has no labels, or is of other weights.
+    """
+    if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
+        raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
+    source = Source(trace)
+    design = design_fields(card.fields, source.sampler_name, source.design_prefix())
+    found = {key: VariancePrior.from_dict(prior) for key, prior in design.get("priors", {}).items()}
+    if not {"paired", "marginal"} <= found.keys():
+        raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
+    stacks = [(images, pulls) for images, pulls in source.stacks()]
+    label = trace.images["label"][np.concatenate([images for images, _ in stacks])]
+    scores = np.concatenate([pulls for _, pulls in stacks])
+    if not (label >= 0).any():
+        raise ValueError(f"{trace.path} has no labelled images")
+    priors = pull_priors(found, source.block)
+    known = label >= 0
+    temperature = float(design.get("temperature", 1.0))
+    metrics = measure(scores[known], label[known], priors, temperature, "test images")
+    tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
+    return metrics | {"orders": source.sampler_name, **tokens, "dataset": trace.attrs.get("dataset")}

@@ -1,0 +1,1 @@
+"""Many rules over one trace become numbers: accuracy against compute."""

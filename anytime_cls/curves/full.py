@@ -1,0 +1,210 @@
+"""Every rule at every setting, raced over one full trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from scipy.special import softmax
+
+from anytime_cls.curves.file import CurveRun, Curves
+from anytime_cls.curves.grids import Spec, specs
+from anytime_cls.plan.rules import model_rule
+from anytime_cls.race.decision import STOP_NAMES, UNRANKED
+from anytime_cls.race.peers import stages_text
+from anytime_cls.race.races import Outcomes, run, rungs_of
+from anytime_cls.race.registry import (
+    CALIBRATED,
+    RULES,
+    design_fields,
+    temperature_at,
+)
+from anytime_cls.race.rules import Rule
+from anytime_cls.replay.source import (
+    Source,
+    _means,
+    ranks,
+    run_fixed,
+)
+from anytime_cls.traces.known import trace_fields
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.schema import ReplayError
+
+Array = np.ndarray
+
+
+def plan(
+    source: Source,
+    rules: Sequence[str] | None = None,
+    deltas: Sequence[float] | None = None,
+    k_max: Sequence[int] | None = None,
+    prefixes: Sequence[int] | None = None,
+    settings: Mapping[str, Sequence[Any]] | None = None,
+) -> list[Spec]:
+    """The runs asked for, checked against the trace (`grids.specs`). Raises ReplayError, ValueError."""
+    for k in k_max or ():
+        if not 1 <= k <= source.k_max:
+            raise ReplayError(f"{source.trace.path} has {source.k_max} orders an image: no K_max of {k}")
+        if k % source.block:
+            raise ReplayError(
+                f"{source.sampler_name} orders come in blocks of {source.block}: no K_max of {k}"
+            )
+    whole = [None if prefix == source.pass_tokens else prefix for prefix in prefixes or ()]
+    k_maxes = sorted(set(k_max or ())) or [source.k_max]
+    return specs(rules, k_maxes, source.n_classes, deltas, whole or [None], settings, source.block)
+
+
+def full_curves(
+    trace: Trace,
+    rules: Sequence[str] | None = None,
+    deltas: Sequence[float] | None = None,
+    k_max: Sequence[int] | None = None,
+    prefixes: Sequence[int] | None = None,
+    settings: Mapping[str, Sequence[Any]] | None = None,
+    fields: Mapping[str, Any] | None = None,
+    progress: Callable[[int, int], None] | None = None,
+) -> Curves:
+    """Races of every rule and setting asked for, over a trace of rule `fixed`.
+
+    Parameters
+    ----------
+    rules : names; None: all of `rules.RULES` that the priors allow, and `calibrated` if there is one
+    deltas, settings : for every rule that has them; a rule that is given none goes through its default grid
+    k_max : orders, at most the trace's; default the trace's
+    prefixes : tokens; races on prefixes that the trace recorded; default whole orders
+    fields : `priors` and `calibrated` as in a model's model.json; default the priors in the trace
+    progress : hears image-runs done, and of how many
+
+    Raises ReplayError for a trace that is not full or lacks what is asked; ValueError for rules and settings
+    that make no sense.
+    """
+    source = Source(trace)
+    fields = trace_fields(trace) if fields is None else fields
+    names = default_rules(source, fields, prefixes) if rules is None else list(rules)
+    planned = plan(source, names, deltas, k_max, prefixes, settings)
+    if CALIBRATED in names and not deltas:
+        planned += calibrated_specs(source, fields, prefixes)
+        if not any(spec.rule == CALIBRATED for spec in planned):  # says what there is
+            spec = Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", 0.999, {"delta": 0.999})
+            rule_of(source, fields, spec)
+    raced = [(spec, rule_of(source, fields, spec)) for spec in planned]
+    n = len(trace)
+    results = [_Columns(n, rungs_of(rule)) for _, rule in raced]
+    full = np.full(n, -1)
+    total, done = int(source.good.sum()) * len(raced), 0
+    label = trace.images["label"]
+    wanted = list(dict.fromkeys(spec.prefix for spec, _ in raced))
+    for prefix in [None] + [prefix for prefix in wanted if prefix is not None]:
+        mine = [(spec, rule, columns) for (spec, rule), columns in zip(raced, results, strict=True)
+                if spec.prefix == prefix]  # fmt: skip
+        temperature = source.temperature(fields, prefix)
+        rungs = {m for _, rule, _ in mine for m, _ in rungs_of(rule)}
+        for images, pulls, rung_scores in source.stacks_with_rungs(prefix, rungs):
+            sums = np.cumsum(pulls, axis=1)
+            if prefix is None:
+                full[images] = run_fixed(pulls)
+            for spec, rule, columns in mine:
+                outcome = run(rule, pulls[:, : spec.k_max // source.block], rung_scores)
+                columns.take(images, outcome, sums, label[images], temperature_at(rule, temperature))
+                done += len(images)
+                if progress:
+                    progress(done, total)
+    runs = [
+        columns.as_run(source, spec, rule) for (spec, rule), columns in zip(raced, results, strict=True)
+    ]
+    attrs = trace.attrs | {"k_max": source.k_max}
+    return Curves(attrs, trace.labels, trace.images["id"], label, full, runs)
+
+
+def rule_of(source: Source, fields: Mapping[str, Any], spec: Spec) -> Rule:
+    """The rule of a spec, as the live race of this model would have it. Raises ValueError."""
+    settings = dict(spec.settings)
+    delta = float(settings.pop("delta", 0.05))
+    return model_rule(
+        fields, spec.rule, delta, spec.k_max, source.n_classes, source.sampler_name,
+        source.design_prefix(spec.prefix), **settings,
+    )  # fmt: skip
+
+
+def default_rules(
+    source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None = None
+) -> list[str]:
+    """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
+    designs = [
+        design_fields(fields, source.sampler_name, source.design_prefix(prefix))
+        for prefix in prefixes or [source.pass_tokens]
+    ]
+    has_prior = all(design.get("priors", {}).get("paired") for design in designs)
+    names = [name for name in RULES if name != "strict" or has_prior]
+    return names + ([CALIBRATED] if calibrated_specs(source, fields, prefixes) else [])
+
+
+def calibrated_specs(
+    source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None
+) -> list[Spec]:
+    """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for."""
+    out = []
+    wanted_prefixes = [None if m == source.pass_tokens else m for m in prefixes or [source.pass_tokens]]
+    for prefix in dict.fromkeys(wanted_prefixes):
+        wanted = (source.k_max, source.sampler_name, source.n_classes, source.design_prefix(prefix))
+        tail = "" if prefix is None else f" m={prefix}"
+        entries = fields.get("calibrated", ())
+        found = {
+            (e.get("loss", "disagreement"), float(e["risk"]))
+            for e in entries
+            if (e["k_max"], e["order_sampler"], e["n_classes"], e.get("prefix")) == wanted
+        }
+        for loss, risk in sorted(found):
+            own = {"delta": risk} if loss == "disagreement" else {"delta": risk, "loss": loss}
+            curve = CALIBRATED + ("" if loss == "disagreement" else f" {loss}") + tail
+            out.append(Spec(CALIBRATED, source.k_max, curve, "delta", risk, own, prefix))
+    return out
+
+
+class _Columns:
+    """A run's results as they come, stack by stack."""
+
+    def __init__(self, n_images: int, rungs: Sequence[tuple[int, float]] = ()):
+        self.prediction = np.full(n_images, -1, np.int32)
+        self.rungs = rungs
+        self.pulls = np.zeros(n_images, np.uint16)
+        self.passes = np.zeros(n_images, np.int32)
+        self.rung_rows = np.zeros((n_images, len(rungs)), np.int32)
+        self.stop = np.full(n_images, STOP_NAMES.index("error"), np.uint8)
+        self.probability = np.full(n_images, np.nan, np.float32)
+        self.rank = np.full(n_images, UNRANKED, np.uint16)
+
+    def take(self, images: Array, outcome: Outcomes, sums: Array, label: Array, temperature: float) -> None:
+        means = _means(sums, outcome)
+        self.prediction[images] = outcome.prediction
+        self.pulls[images] = outcome.pulls
+        self.passes[images] = outcome.passes
+        self.rung_rows[images] = outcome.rung_rows
+        self.stop[images] = np.where(
+            outcome.decided, STOP_NAMES.index("decided"), STOP_NAMES.index("max-orders")
+        )
+        probability = softmax(means / temperature, axis=1)
+        self.probability[images] = probability[np.arange(len(images)), outcome.prediction]
+        self.rank[images] = ranks(means, outcome.prediction, label)
+
+    def as_run(self, source: Source, spec: Spec, rule: Rule) -> CurveRun:
+        passes = self.passes.astype(np.int64) * source.block
+        cost = passes * source.cost(spec.prefix)
+        for (prefix, _), rows in zip(self.rungs, self.rung_rows.T, strict=True):
+            cost = cost + rows * source.cost(prefix)
+        passes = passes + self.rung_rows.sum(axis=1)
+        fraction = cost / source.full_cost
+        settings = {"rule": spec.rule, "source": "replay", "k_max": spec.k_max,
+                    "prefix": spec.prefix or source.pass_tokens, "curve": spec.curve, "knob": spec.knob,
+                    "knob_value": float(spec.knob_value), "seconds_kind": "estimated"}  # fmt: skip
+        settings |= {key: stages_text(value) if key == "stages" else value
+                     for key, value in spec.settings.items()}  # fmt: skip
+        if spec.rule == CALIBRATED:
+            settings["delta"] = rule.delta  # type: ignore[attr-defined]  # the risk that was calibrated
+        elif spec.knob == "delta" and spec.knob_value < 1:
+            settings["delta"] = spec.knob_value
+        return CurveRun(
+            settings, self.prediction, self.pulls.astype(np.int64) * source.block, passes, fraction,
+            self.stop, self.probability, self.rank, fraction * source.full_cost * source.seconds_a_pass,
+        )  # fmt: skip

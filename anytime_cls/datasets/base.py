@@ -1,0 +1,42 @@
+"""A data set as the program has it: samples with ids, labels and a way to load each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from anytime_cls.pixels.decode import Source
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image of a data set.
+
+    id: unique in the data set, the path inside its root with / between parts; path: for people; label: index
+    into `Dataset.labels`, -1 if unknown; load: gives what `image.decode` reads. Nothing is read before, and a
+    sample can be pickled.
+    """
+
+    id: str
+    path: str
+    label: int
+    load: Callable[[], Source]
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a run goes over.
+
+    name: the same wherever the data lie; root: where the images were found; labels: names of the C classes
+    that race, in the model's order; class_ids: the model's ids of them, int64 [C]; samples: sorted by id;
+    fingerprint: SHA-256 over ids and labels of the samples, in hexadecimal.
+    """
+
+    name: str
+    root: str
+    labels: list[str]
+    class_ids: np.ndarray
+    samples: Sequence[Sample]
+    fingerprint: str

@@ -1,0 +1,1 @@
+"""What all classes of an image share, as a function of (seed, content, k): orders and views."""

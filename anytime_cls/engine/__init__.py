@@ -1,0 +1,1 @@
+"""What many races ask for becomes full batches on a device."""

@@ -1,0 +1,76 @@
+"""Spend a budget without overrunning it.
+
+`Spending` answers one question before every batch: does this much more still fit? Seconds are predicted by a
+:class:`~anytime_cls.engine.cost.CostModel`; the rest is arithmetic.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+
+from anytime_cls.engine.cost import CostModel
+from anytime_cls.plan.budget import Budget
+
+
+class Spending:
+    """One image's budget as it is spent.
+
+    Parameters
+    ----------
+    budget : None for no limit
+    cost : predicts a batch's seconds
+    n_tokens : N
+    started : `time.perf_counter()` when the image's clock began
+    """
+
+    def __init__(self, budget: Budget | None, cost: CostModel, n_tokens: int, started: float):
+        self.budget, self.cost, self.n_tokens, self.started = budget, cost, n_tokens, started
+        self.passes = 0.0  # in whole passes: a prefix counts its share of FLOPs
+        self.flops = 0.0
+        self.orders = 0.0
+
+    @property
+    def seconds(self) -> float:
+        return time.perf_counter() - self.started
+
+    def price(self, rows: int, prefix: int, orders: float = 1.0) -> float:
+        """What `rows` passes over `prefix` tokens cost, in the budget's unit."""
+        assert self.budget is not None
+        match self.budget.unit:
+            case "seconds":
+                return self.cost.seconds(rows, prefix)
+            case "passes":
+                return rows * self.cost.share(prefix)
+            case "flops":
+                return rows * self.cost.flops(prefix)
+        return orders * self.cost.share(prefix)
+
+    @property
+    def left(self) -> float:
+        """What is left, in the budget's unit; ∞ without one."""
+        if self.budget is None:
+            return math.inf
+        spent = {"seconds": self.seconds, "passes": self.passes, "flops": self.flops, "orders": self.orders}
+        return self.budget.amount - spent[self.budget.unit]
+
+    def fits(self, rows: int, prefix: int, orders: float = 1.0, seconds: float = 0.0) -> bool:
+        """Whether this much more is expected to stay within the budget; `seconds` come before the passes."""
+        if self.budget is None:
+            return True
+        before = seconds if self.budget.unit == "seconds" else 0.0
+        return self.price(rows, prefix, orders) + before <= self.left * (1 + 1e-9)
+
+    def charge(self, rows: int, prefix: int, orders: float) -> None:
+        """Count what was spent."""
+        self.passes += rows * self.cost.share(prefix)
+        self.flops += rows * self.cost.flops(prefix)
+        self.orders += orders * self.cost.share(prefix)
+
+    def longest_prefix(self, rows: int) -> int:
+        """The most tokens of one order that `rows` passes can afford, at least 1."""
+        low, high = 1, self.n_tokens  # the price grows with the prefix: bisect
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(rows, middle) else (low, middle - 1)
+        return low

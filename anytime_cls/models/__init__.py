@@ -1,0 +1,1 @@
+"""Names become a card and weights."""

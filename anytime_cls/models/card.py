@@ -1,0 +1,107 @@
+"""What a model says of itself: names, labels, shape, hashes, what was fitted. No torch."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anytime_cls.models.labels import ClassIndex, infer_synsets
+from anytime_cls.race.bounds import VariancePrior
+
+
+class ModelError(ValueError):
+    """A model that cannot be found or loaded; one line saying which and why."""
+DEFAULT_MODEL = "cifar10"
+SCHEMA = 1
+WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")
+
+
+@dataclass(frozen=True)
+class ModelCard:
+    """What `model.json` says, or would say of a bare file.
+
+    path: the folder, or the bare file; files: where the `WEIGHTS` are if not in that folder.
+    """
+
+    name: str
+    path: Path
+    fields: Mapping[str, Any]
+    files: Mapping[str, Path] = field(default_factory=dict)
+
+    def weights(self, name: str) -> Path:
+        """Where one of `WEIGHTS` is."""
+        return self.files.get(name, self.path / name)
+
+    @property
+    def labels(self) -> list[str]:
+        return list(self.fields["labels"])
+
+    @property
+    def image_size(self) -> int:
+        return int(self.fields["image_size"])
+
+    @property
+    def temperature(self) -> float:
+        """Divides the mean log-likelihoods before the soft-max; fitted on held-out images."""
+        return float(self.fields.get("temperature", 1.0))
+
+    @property
+    def priors(self) -> dict[str, VariancePrior]:
+        """Variance priors under `paired` and `marginal`; empty for an uncalibrated model."""
+        return {key: VariancePrior.from_dict(value) for key, value in self.fields.get("priors", {}).items()}
+
+    @property
+    def sha256(self) -> dict[str, str]:
+        """Weights file → hash."""
+        return dict(self.fields["sha256"])
+
+    @property
+    def identity(self) -> str:
+        """One hash for the model and its tokenizer."""
+        return hashlib.sha256("".join(self.sha256[name] for name in WEIGHTS).encode()).hexdigest()
+
+    @cached_property
+    def synsets(self) -> list[str] | None:
+        """WordNet ids parallel to `labels`: as written, or as the labels say (`labels.infer_synsets`)."""
+        synsets = self.fields.get("synsets")
+        if synsets is None:
+            return infer_synsets(self.labels)
+        if not isinstance(synsets, list) or len(synsets) != len(self.labels):
+            raise ValueError(f"synsets must be a list of {len(self.labels)}, one a label")
+        return [str(synset) for synset in synsets]
+
+    @cached_property
+    def class_index(self) -> ClassIndex:
+        """Finds classes by name."""
+        return ClassIndex(self.labels, self.synsets)
+
+    def class_ids(self, classes: Sequence[str | int] | None) -> np.ndarray:
+        """Labels, synonyms, synsets or ids → the model's class ids, int64 [C], in the order given, once each.
+
+        Raises ValueError for a name that is unknown or ambiguous, naming it.
+        """
+        if classes is None:
+            return np.arange(len(self.labels))
+        index = self.class_index
+        ids = []
+        for item in classes:
+            text = str(item).strip()
+            found = index.find(text)
+            if len(found) > 1:
+                raise ValueError(f"model {self.name!r}: {index.ambiguous(text, found)}")
+            if not found:
+                shown = ", ".join(self.labels[:10]) + (", ..." if len(self.labels) > 10 else "")
+                raise ValueError(f"model {self.name!r} has no class {text!r}; it knows {shown}")
+            ids.append(found[0])
+        ids = list(dict.fromkeys(ids))
+        if len(ids) < 2:
+            raise ValueError(
+                f"a race needs at least two classes, got {', '.join(map(str, classes)) or 'none'}"
+            )
+        return np.array(ids)

@@ -1,0 +1,1 @@
+"""A file becomes an upright picture, and a picture its crops."""

@@ -1,0 +1,1 @@
+"""What was asked for and what the model says, settled once."""

@@ -1,0 +1,1 @@
+"""Who is still in: bounds, rules, races, decisions. NumPy only."""

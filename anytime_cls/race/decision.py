@@ -1,0 +1,71 @@
+"""What a race answered."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass(frozen=True)
+class Standing:
+    """One class in a decision."""
+
+    label: str
+    index: int  # the model's class id
+    probability: float
+    mean: float  # order-averaged log-likelihood, nats (Race.means)
+    lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
+    upper: float | None
+    orders: int  # orders it was scored on
+    alive: bool  # still in the race at the end
+
+    def to_dict(self) -> dict[str, Any]:
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What a race answered, how sure it is, and what it spent."""
+
+    label: str
+    index: int
+    probability: float  # soft-max of mean log-likelihoods at the model's temperature
+    separation: float  # the smallest δ at which the leader is separated from every rival
+    stop: str  # "decided", "max-orders" or "budget"
+    orders: int  # orders used (K)
+    passes: float  # forward passes run, in whole passes: one over a prefix counts its share of FLOPs
+    full_passes: float  # what all K_max orders of all classes cost, in whole passes
+    prefix: int | None  # tokens scored, when there was no pull: decided at a rung, or the budget spent
+    pass_tokens: int  # tokens of an order that a pass scores: an image's, or a prefix
+    seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
+    ranking: tuple[Standing, ...]  # every class raced, best first
+    records: tuple[Record, ...] = field(repr=False, default=())
+
+    def to_dict(self, top: int | None = None) -> dict[str, Any]:
+        """Plain data for JSON; `top` keeps that many of the ranking."""
+        skip = ("records", "ranking")
+        row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
+        return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
+
+
+@dataclass(frozen=True)
+class Failure:
+    """An image that could not be read; one line saying why."""
+
+    error: str
+#: Why a race stopped; `CurveRun.stop` indexes this. `error`: the image could not be read.
+STOP_NAMES = ("decided", "max-orders", "budget", "error")
+UNRANKED = 65535  #: `CurveRun.rank` where the label is unknown
+
+
+@dataclass(frozen=True)
+class Record:
+    """Log-likelihoods as they were scored: one order, the classes asked for (positions in the race)."""
+
+    order: int
+    classes: np.ndarray
+    prefix: int  # tokens: all of them for a whole order
+    round: int  # which request of its race this answers, from 0: a stage between two looks
+    values: np.ndarray  # float64 [n], nats, each a float32's value

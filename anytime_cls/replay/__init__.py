@@ -1,0 +1,1 @@
+"""A recorded trace raced again, without the model."""

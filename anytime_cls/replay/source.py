@@ -1,0 +1,165 @@
+"""Replay: races over recorded log-likelihoods, without the model.
+
+    with Trace.open("full.h5") as trace:
+        curves = full_curves(trace, fields=read_card("cifar10").fields)
+
+`full_curves` runs any rule at any setting over a trace of rule `fixed`, which has every class on every order;
+`live_run` is what a trace of any rule says of itself. Races are `race.run`, which shares its decisions with
+the live race. Traces are read in stacks, so memory is what the results take: 24 bytes an image and run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import numpy as np
+
+from anytime_cls.draws.orders import block_of, distinct_orders
+from anytime_cls.race.decision import UNRANKED
+from anytime_cls.race.races import Outcomes
+from anytime_cls.race.registry import design_fields
+from anytime_cls.traces.cost import pass_cost
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.schema import ReplayError, TraceError
+
+Array = np.ndarray
+STACK = 1 << 19  # scores in a stack: races take about ten times its 4 MiB
+
+
+def means_at_decision(scores: Array, outcome: Outcomes) -> Array:
+    """Mean log-likelihoods [I, C], nats, as they stood when each race ended: `Race.means` of a stack.
+
+    Of a race that ended at a rung, relative to its answer's.
+
+    scores : pulls [I, K, C] that `outcome` was raced on
+    """
+    return _means(np.cumsum(scores, axis=1), outcome)
+
+
+def _means(total: Array, outcome: Outcomes) -> Array:
+    """`means_at_decision` from running sums over pulls [I, K, C]."""
+    image = np.arange(len(total))[:, None]
+    answer, pulls = outcome.prediction[:, None], outcome.pulls[:, None]
+    seen = np.maximum(1, np.where(outcome.left_at > 0, outcome.left_at, pulls))
+    lead = np.where(pulls > 0, total[image, pulls - 1, answer] / np.maximum(pulls, 1), 0)
+    behind = total[image, seen - 1, answer] - total[image, seen - 1, np.arange(total.shape[2])]
+    means = np.where(seen < pulls, lead - np.maximum(behind / seen, 0), lead - behind / seen)
+    if np.isnan(outcome.rung_gap).all():
+        return means
+    return np.where(np.isnan(outcome.rung_gap), np.where(pulls > 0, means, lead), lead - outcome.rung_gap)
+
+
+def ranks(means: Array, prediction: Array, label: Array) -> Array:
+    """Rank of the true label, the answer first and the others by mean (ties by index): uint16 [I].
+
+    `UNRANKED` for a label of −1.
+    """
+    known = label >= 0
+    true = np.where(known, label, 0)[:, None]
+    own = np.take_along_axis(means, true, axis=1)
+    classes = np.arange(means.shape[1])
+    ahead = (means > own) | ((means == own) & (classes < true))
+    ahead &= classes != prediction[:, None]
+    rank = np.where(prediction == true[:, 0], 0, 1 + ahead.sum(axis=1))
+    return np.where(known, rank, UNRANKED).astype(np.uint16)
+
+
+class Source:
+    """A full trace as stacks of pulls, and what its attributes say of cost.
+
+    Raises ReplayError for a trace that is not full, naming the command that records one.
+    """
+
+    def __init__(self, trace: Trace):
+        attrs = trace.attrs
+        name = attrs.get("order_sampler", "uniform")
+        self.trace, self.sampler_name, self.block = trace, name, block_of(name)
+        if "k_max" not in attrs or attrs.get("rule") != "fixed" or "budget" in attrs:
+            why = f"rule {attrs.get('rule')!r}" + (" and a budget" if "budget" in attrs else "")
+            raise ReplayError(
+                f"{trace.path} was recorded with {why}, so not every class has every order; a full trace "
+                "is recorded by 'anytime-cls sweep DATASET --rule fixed -o FULL.h5'"
+            )
+        distinct = None if trace.varies else distinct_orders(name)  # one order seen in many views is many
+        self.k_max = min(attrs["k_max"], distinct or attrs["k_max"])  # orders
+        self.n_classes = len(trace.labels)
+        self.tokens = int(attrs["tokens"])  # of an image
+        self.pass_tokens = trace.pass_tokens  # of these, scored by a pass
+        self.good = trace.images["error"] == ""
+        if not self.good.any():
+            raise ReplayError(f"{trace.path} has no image that was scored")
+        self.full_cost = self.n_classes * self.k_max  # whole passes an image
+        spent = float(trace.images["token_fraction"][self.good].sum()) * self.full_cost
+        measured = float(trace.images["seconds"][self.good].sum())
+        self.seconds_a_pass = measured / spent if spent else 0.0
+
+    @property
+    def prefixes(self) -> list[int]:
+        """Prefixes recorded besides whole passes, in tokens."""
+        return [int(prefix) for prefix in self.trace.attrs.get("prefixes", [])]
+
+    def cost(self, prefix: int | None = None) -> float:
+        """A pass over a prefix (default: the trace's own) in whole passes."""
+        return pass_cost(self.trace.attrs, prefix)
+
+    def design_prefix(self, prefix: int | None = None) -> int | None:
+        """How a race design names passes over `prefix` tokens (default: the trace's): None for whole ones."""
+        m = prefix or self.pass_tokens
+        return None if m == self.tokens else m
+
+    def temperature(self, fields: Mapping[str, Any], prefix: int | None = None) -> float:
+        """The temperature of this design, if it was fitted; else the one the trace was recorded with."""
+        own, m = self.trace.attrs.get("temperature", 1.0), self.design_prefix(prefix)
+        if m is None:
+            return float(own)
+        return float(design_fields(fields, self.sampler_name, m).get("temperature", own))
+
+    def rung_stacks(self, prefix: int) -> Iterator[Array]:
+        """Log-likelihoods of order 0 at a recorded prefix, [i, C], image for image as in `stacks`."""
+        at = 0
+        for stack in self._matrices(prefix, 1):
+            good = self.good[at : at + len(stack)]
+            at += len(stack)
+            if good.any():
+                yield stack[good, 0]
+
+    def stacks(self, prefix: int | None = None) -> Iterator[tuple[Array, Array]]:
+        """(which images, their pulls [i, K / block, C] in nats), leaving out images that failed."""
+        at = 0
+        for stack in self._matrices(prefix, self.k_max):
+            images = np.arange(at, at + len(stack))
+            at += len(stack)
+            good = self.good[images]
+            images, stack = images[good], stack[good]
+            if len(images) and self.block > 1:  # as Race.pulls: bounds hold for means of whole blocks
+                shape = (len(stack), self.k_max // self.block, self.block, self.n_classes)
+                stack = stack.reshape(shape).mean(axis=2)
+            if len(images):
+                yield images, stack
+
+    def stacks_with_rungs(
+        self, prefix: int | None, rung_tokens: Iterable[int]
+    ) -> Iterator[tuple[Array, Array, dict[int, Array]]]:
+        """As `stacks`, with the log-likelihoods of order 0 at rungs: tokens → [i, C]."""
+        rungs = {m: self.rung_stacks(m) for m in rung_tokens}
+        for images, pulls in self.stacks(prefix):
+            yield images, pulls, {m: next(stacks) for m, stacks in rungs.items()}
+
+    def _matrices(self, prefix: int | None, k_max: int) -> Iterator[Array]:
+        if prefix not in (None, self.pass_tokens, *self.prefixes):
+            there = ", ".join(map(str, self.prefixes)) or "none"
+            raise ReplayError(
+                f"{self.trace.path} has no prefix of {prefix} tokens (it has {there}): record it with "
+                f"'anytime-cls sweep DATASET --rule fixed --record-prefixes {prefix} -o FULL.h5'"
+            )
+        try:
+            yield from self.trace.full_matrix(max(1, STACK // self.full_cost), prefix, k_max)
+        except TraceError as error:
+            raise ReplayError(f"{error}; 'anytime-cls sweep DATASET --rule fixed -o FULL.h5' records a "
+                              "full trace") from None  # fmt: skip
+
+
+def run_fixed(pulls: Array) -> Array:
+    """The paper's answer, argmax over all pulls: [I, K, C] → int [I]."""
+    return pulls.mean(axis=1).argmax(axis=1)

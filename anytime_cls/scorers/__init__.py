@@ -1,0 +1,1 @@
+"""Tokens, classes and orders in, log-likelihoods out."""

@@ -1,0 +1,120 @@
+"""The shapes of the any-order transformers: tokens, layers, FLOPs, tensors. No torch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, Self
+
+
+def hidden_dim(dim: int, multiple_of: int) -> int:
+    """SwiGLU's width: 2/3 · 4 · dim, rounded up to `multiple_of`."""
+    return -(-int(8 * dim / 3) // multiple_of) * multiple_of
+
+
+def expected_shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
+    """The reference's tensors for a shape (RandARConfig's fields): name → shape."""
+    dim, hidden = shape["dim"], hidden_dim(shape["dim"], shape["multiple_of"])
+    tensors: dict[str, tuple[int, ...]] = {
+        "cls_embedding.embedding_table.weight": (shape["n_classes"] + 1, dim),
+        "tok_embeddings.weight": (shape["vocab_size"], dim),
+        "pos_instruct_embeddings": (1, dim),
+        "norm.weight": (dim,),
+        "output.weight": (shape["vocab_size"], dim),
+    }
+    for i in range(shape["n_layer"]):
+        tensors |= {
+            f"layers.{i}.attention.wqkv.weight": (3 * dim, dim),
+            f"layers.{i}.attention.wo.weight": (dim, dim),
+            f"layers.{i}.feed_forward.w1.weight": (hidden, dim),
+            f"layers.{i}.feed_forward.w2.weight": (dim, hidden),
+            f"layers.{i}.feed_forward.w3.weight": (hidden, dim),
+            f"layers.{i}.attention_norm.weight": (dim,),
+            f"layers.{i}.ffn_norm.weight": (dim,),
+        }
+    return tensors
+
+
+@dataclass(frozen=True)
+class RandARConfig:
+    """Shape of a :class:`RandAR`. L: dim 1024, 24 layers, 16 heads; XL: 1280, 36, 20."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    vocab_size: int
+    n_tokens: int  # N, a square: the token grid is read in raster order
+    n_classes: int  # C; row C of the class embedding is the null class
+    rope_base: float = 10000.0
+    norm_eps: float = 1e-5
+    multiple_of: int = 256  # the SwiGLU width is rounded up to a multiple of this
+
+    @property
+    def head_dim(self) -> int:
+        return self.dim // self.n_head
+
+    @property
+    def hidden_dim(self) -> int:
+        """SwiGLU width: 2/3 · 4 · dim, rounded up to `multiple_of`."""
+        return -(-int(8 * self.dim / 3) // self.multiple_of) * self.multiple_of
+
+    def to_dict(self) -> dict:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping) -> Self:
+        return cls(**fields)
+
+    def flops(self, prefix: int | None = None) -> float:
+        """Multiply-adds × 2 of one pass over the first `prefix` tokens (all N by default)."""
+        m = self.n_tokens if prefix is None else prefix
+        length = 2 * m  # class, p_1, x_1, ..., p_m
+        per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
+        attention = 2 * 2 * self.dim * (length + 1) / 2  # causal: half the score matrix
+        # the last layer's queries, output projection and SwiGLU run at position tokens only
+        saved = (length - m) * (per_position - 2 * 2 * self.dim**2 + attention)
+        head = 2 * m * self.dim * self.vocab_size
+        return self.n_layer * length * (per_position + attention) - saved + head
+
+
+def check_config(config: RandARConfig) -> int:
+    """Tokens a side of the grid. Raises ValueError for a shape that cannot be built."""
+    grid = math.isqrt(config.n_tokens)
+    if grid * grid != config.n_tokens:
+        raise ValueError(f"n_tokens must be a square, got {config.n_tokens}")
+    if config.dim % config.n_head or config.head_dim % 4:
+        raise ValueError(f"dim {config.dim} must be n_head {config.n_head} × a multiple of 4")
+    return grid
+
+
+@dataclass(frozen=True)
+class SigmaConfig(RandARConfig):
+    """Shape of a :class:`SigmaGPT`; the fields are RandAR's."""
+
+    def flops(self, prefix: int | None = None) -> float:
+        """Multiply-adds × 2 of one pass over the first `prefix` tokens (all N by default)."""
+        m = self.n_tokens if prefix is None else prefix
+        per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
+        attention = 2 * 2 * self.dim * (m + 1) / 2  # causal: half the score matrix
+        return m * (self.n_layer * (per_position + attention) + 2 * self.dim * self.vocab_size)
+LAYOUTS = ("randar", "sigma")  # RandAR's interleaved sequence, or a single stream (sigma.py)
+
+
+def transformer_config(layout: str, shape: Mapping[str, Any]) -> RandARConfig:
+    """The shape (`n_tokens`, `flops`) of a transformer of one of `LAYOUTS`, without its weights.
+
+    Raises ValueError for any other layout, TypeError for fields that such a shape has not.
+    """
+    from anytime_cls.scorers.shapes import RandARConfig, SigmaConfig
+
+    match layout:
+        case "randar":
+            return RandARConfig.from_dict(shape)
+        case "sigma":
+            return SigmaConfig.from_dict(shape)
+    raise ValueError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+SHAPES = {  # the published checkpoints' (LlamaGen's vocabulary)
+    "randar-l": RandARConfig(1024, 24, 16, 16384, 256, 1000),
+    "randar-xl": RandARConfig(1280, 36, 20, 16384, 256, 1000),
+}

@@ -1,0 +1,1 @@
+"""Numbers about numbers: intervals, the bootstrap, calibration error. No torch."""

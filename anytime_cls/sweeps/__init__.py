@@ -1,0 +1,1 @@
+"""A data set into a trace, on one worker or many."""

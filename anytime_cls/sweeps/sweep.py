@@ -1,0 +1,263 @@
+"""A sweep: every image of a data set raced, and everything recorded in a trace.
+
+    classifier = AnytimeClassifier.load("cifar10")
+    options = RaceOptions(rule="fixed")
+    dataset = open_dataset("cifar10", classifier.card, root="data/cifar10/test", limit=1000)
+    attributes = sweep_provenance(dataset, classifier.card, options)
+    with TraceWriter.create("run.h5", attributes, dataset.labels) as writer:
+        tally = run_sweep(classifier, dataset, options, writer)
+    print(tally.accuracy, tally.interval, tally.saving)
+
+Killed at any moment, the same with `TraceWriter.resume` in place of `create` goes on from there.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.plan.attributes import provenance
+from anytime_cls.plan.options import RaceOptions, ResolvedOptions
+from anytime_cls.race.decision import Failure
+from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.rows import image_row, positions
+from anytime_cls.traces.schema import ImageRow, Scores
+from anytime_cls.traces.write import TraceWriter
+
+if TYPE_CHECKING:
+    from anytime_cls.datasets.base import Dataset, Sample
+    from anytime_cls.models.card import ModelCard
+    from anytime_cls.pixels.decode import Source
+
+Result = tuple[int, ImageRow, Scores]  # position in the data set, and what the trace keeps
+
+
+class Stopped(Exception):
+    """The run was asked to stop, and did so between two batches."""
+
+
+@dataclass
+class Tally:
+    """What a sweep has come to so far, images of an earlier attempt included.
+
+    total: images of the sweep. done: those with a row, of which errors have no answer. labelled, correct: of
+    the rest. passes: forward evaluations. used: summed shares of the full cost (all classes × K_max).
+    """
+
+    total: int
+    done: int = 0
+    errors: int = 0
+    labelled: int = 0
+    correct: int = 0
+    passes: int = 0
+    used: float = 0.0
+    before: int = 0  # done by earlier attempts
+    began: float = field(default_factory=time.monotonic)
+
+    def add(self, row: ImageRow, times: int = 1) -> None:
+        """Count a finished image (times=-1: take it back)."""
+        self.done += times
+        if row.error:
+            self.errors += times
+            return
+        self.passes += times * row.passes
+        self.used += times * row.token_fraction
+        if row.label >= 0:
+            self.labelled += times
+            self.correct += times * (row.prediction == row.label)
+
+    def remember(self, path: Any, wanted: set[str]) -> None:
+        """Count what the trace at `path` holds of the images with these ids."""
+        with Trace.open(path) as trace:
+            for i, key in enumerate(trace.images["id"].tolist()):
+                if key in wanted:
+                    self.add(trace.row(i))
+
+    @property
+    def accuracy(self) -> float:
+        """Share of labelled images answered rightly; NaN without any."""
+        return self.correct / self.labelled if self.labelled else math.nan
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval of the accuracy; (0, 1) without any."""
+        return wilson(self.accuracy, self.labelled) if self.labelled else (0.0, 1.0)
+
+    @property
+    def saving(self) -> float:
+        """How many times less compute than all classes × K_max whole passes; NaN before the first image."""
+        answered = self.done - self.errors
+        return answered / self.used if self.used > 0 else math.nan
+
+    @property
+    def rate(self) -> float:
+        """Images a second of this attempt."""
+        return (self.done - self.before) / max(1e-9, time.monotonic() - self.began)
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One of n equal shares of a data set: every n-th image from the i-th (1 to n)."""
+
+    i: int
+    n: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.i <= self.n:
+            raise ValueError(f"a shard is i/n with i from 1 to n, not {self}")
+
+    @classmethod
+    def parse(cls, text: str) -> Shard:
+        """`3/8` is the third of eight. Raises ValueError."""
+        i, slash, n = text.partition("/")
+        if not (slash and i.strip().isdecimal() and n.strip().isdecimal()):
+            raise ValueError(f"a shard is written i/n, as 1/4 for the first of four, not {text!r}")
+        return cls(int(i), int(n))
+
+    def indices(self, images: int) -> range:
+        """Positions in the data set."""
+        return range(self.i - 1, images, self.n)
+
+    def __str__(self) -> str:
+        return f"{self.i}/{self.n}"
+
+
+def threads_each(count: int = 1) -> int:
+    """CPU threads for each of `count` processes that sweep: a power of two, within their share of the cores.
+
+    Kernels cut their work by threads. Cut in 1, 2, 4, 8 or 16 they give the same bits (measured with the
+    embedded model), in 3 or 5 they do not; and a trace must not depend on how many workers there were.
+    """
+    import torch
+
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    most = max(1, min(torch.get_num_threads(), cores // count))
+    return 1 << (most.bit_length() - 1)
+
+
+def sweep_options(dataset: Dataset, card: ModelCard, options: RaceOptions) -> ResolvedOptions:
+    """The options resolved, with the data set's classes as their own; all of the model's become None."""
+    ids = np.asarray(dataset.class_ids)
+    names = None if np.array_equal(ids, np.arange(len(card.labels))) else [card.labels[i] for i in ids]
+    options = replace(options, classes=names)
+    if not np.array_equal(card.class_ids(names), ids):
+        raise ValueError(f"{dataset.name}: its classes cannot be told apart by their names in {card.name!r}")
+    return options.resolve(card)
+
+
+def sweep_provenance(
+    dataset: Dataset, card: ModelCard, options: RaceOptions, device: str = "cpu", dtype: str = "float32",
+    command: str | None = None, shard: Shard | None = None, workers: int = 1, engine: str = "local",
+    threads: int | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The attributes of a sweep's trace: `provenance`, and the data set. Raises ValueError as it does."""
+    return provenance(card, options, dataset.name, device, dtype, command) | {
+        "dataset_fingerprint": dataset.fingerprint,
+        "root": dataset.root,
+        "images": len(dataset.samples),
+        "shard": None if shard is None else str(shard),
+        "workers": workers,
+        "engine": engine,
+        "threads": threads,
+    }
+
+
+def remaining(dataset: Dataset, writer: TraceWriter, shard: Shard | None = None) -> tuple[Tally, list[int]]:
+    """The tally of what a trace holds already, and the positions of the images still to do."""
+    mine = range(len(dataset.samples)) if shard is None else shard.indices(len(dataset.samples))
+    samples, done = dataset.samples, writer.done
+    tally = Tally(len(mine))
+    if done:
+        tally.remember(writer.path, {samples[i].id for i in mine})
+        tally.before = tally.done
+    return tally, [i for i in mine if samples[i].id not in done]
+
+
+def run_sweep(
+    classifier: AnytimeClassifier,
+    dataset: Dataset,
+    options: RaceOptions,
+    writer: TraceWriter,
+    on_progress: Callable[[Tally], None] | None = None,
+    shard: Shard | None = None,
+    stop: Callable[[], bool] | None = None,
+) -> Tally:
+    """Race every image of a data set that the writer's trace does not hold yet.
+
+    Images share batches in one continuous stream. An image that cannot be read becomes a row with its error.
+    on_progress: called after every image. shard: only these images. stop: asked before every batch; once it
+    says True, the run ends with :class:`Stopped`. The writer is left open, with some images unwritten: use it
+    in a `with`. Raises TraceError when the trace cannot be written.
+    """
+    options = sweep_options(dataset, classifier.card, options)
+    tally, todo = remaining(dataset, writer, shard)
+    for index, row, scores in race_images(classifier, dataset, todo, options, stop):
+        writer.append(row, scores, index)
+        tally.add(row)
+        if on_progress is not None:
+            on_progress(tally)
+    return tally
+
+
+def race_images(
+    classifier: AnytimeClassifier,
+    dataset: Dataset,
+    indices: Iterable[int],
+    options: RaceOptions,
+    stop: Callable[[], bool] | None = None,
+) -> Iterator[Result]:
+    """Rows and scores of these images of a data set, in the order given, as they finish.
+
+    indices: pulled when the engine has room, so that a generator can fetch work when it is needed. options:
+    from `sweep_options`. stop: as in `run_sweep`.
+    """
+    position, k_max = positions(dataset.class_ids), options.resolve(classifier.card).k_max
+    waiting: deque[tuple[int, Sample, str]] = deque()  # pulled, without a result yet; the error of a bad one
+
+    def sources() -> Iterator[Source]:
+        for index in indices:
+            sample = dataset.samples[index]
+            try:
+                source = sample.load()
+            except Exception as error:  # whatever a data set's reader raises costs that image alone
+                waiting.append((index, sample, " ".join(str(error).split()) or type(error).__name__))
+            else:
+                waiting.append((index, sample, ""))
+                yield source
+
+    def failed() -> Iterator[Result]:
+        while waiting and waiting[0][2]:
+            index, sample, error = waiting.popleft()
+            yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
+
+    with _stopping(classifier, stop):
+        for result in classifier.classify_many(sources(), options):
+            yield from failed()
+            index, sample, _ = waiting.popleft()
+            yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
+    yield from failed()
+
+
+@contextmanager
+def _stopping(classifier: AnytimeClassifier, stop: Callable[[], bool] | None) -> Iterator[None]:
+    """Asks `stop` before every batch the model runs."""
+
+    def check(*_: Any) -> None:
+        if stop is not None and stop():
+            raise Stopped
+
+    handle = classifier.model.register_forward_pre_hook(check)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -1,0 +1,135 @@
+"""Every log-likelihood of a trace as one long table, CSV or Parquet, in memory that does not grow with it.
+
+The rows are in the order they were scored, image after image. Columns: `id` of the image, `order`, `cls`
+(index of the class), `cls_name`, `prefix` (tokens), `round`, `value` (nats). Classes can share a name, as
+ImageNet's two cranes do, so group by `cls`. trace.py's `export_csv` and `export_parquet` write image rows.
+"""
+
+from __future__ import annotations
+
+import csv
+import itertools
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anytime_cls.traces.hdf5 import _cannot_write
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.schema import ImageRow, Scores, TraceError
+
+
+def export_csv(trace: Trace, path: str | Path) -> None:
+    """The image rows as CSV, names of label and prediction added; TraceError if it cannot be written."""
+    columns = _named(trace)
+    try:
+        with open(path, "w", newline="", encoding="utf-8", errors="backslashreplace") as file:
+            writer = csv.writer(file)
+            writer.writerow(columns)
+            writer.writerows(zip(*[values.tolist() for values in columns.values()], strict=True))
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+
+
+def export_parquet(trace: Trace, path: str | Path) -> None:
+    """The image rows as Parquet, as `export_csv`; TraceError too where pandas and pyarrow are missing."""
+    try:
+        import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
+
+        pandas.DataFrame(_named(trace)).to_parquet(path)
+    except ImportError as error:
+        raise TraceError("Parquet needs pandas and pyarrow: pip install pandas pyarrow") from error
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+
+
+def _named(trace: Trace) -> dict[str, np.ndarray]:
+    """The image columns, with the names of label and prediction (empty for -1) after the numbers."""
+    columns: dict[str, np.ndarray] = {}
+    for name, values in trace.images.items():
+        columns[name] = values
+        if name in ("label", "prediction"):
+            names = [trace.labels[i] if 0 <= i < len(trace.labels) else "" for i in values]
+            columns[name + "_name"] = np.array(names, object)
+    return columns
+COLUMNS = ("id", "order", "cls", "cls_name", "prefix", "round", "value")
+_ROW_GROUP = 1 << 20  # rows of a Parquet row group, and about the most that is held
+Images = Iterable[tuple[ImageRow, Scores]]
+
+
+def export_scores_csv(trace: Trace, path: str | Path, images: Images | None = None) -> int:
+    """Writes the long table as CSV, values so that they read back exactly; returns the number of rows.
+
+    images: what iterating over `trace` gives (a progress bar around it); by default that itself. Raises
+    TraceError if the trace cannot be read or the table not be written.
+    """
+    names, count = [_utf8(label) for label in trace.labels], 0
+    try:
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(COLUMNS)
+            for image, scores in trace if images is None else images:
+                cls = scores.cls.tolist()
+                columns = (scores.order.tolist(), cls, [names[c] for c in cls], scores.prefix.tolist(),
+                           scores.round.tolist(), scores.value.tolist())  # fmt: skip
+                writer.writerows(zip(itertools.repeat(_utf8(image.id), len(cls)), *columns, strict=True))
+                count += len(cls)
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+    return count
+
+
+def export_scores_parquet(trace: Trace, path: str | Path, images: Images | None = None) -> int:
+    """As `export_scores_csv`, as Parquet (integers uint16, values float32, strings by dictionary).
+
+    Needs pyarrow; TraceError where it is missing.
+    """
+    try:
+        import pyarrow as pa  # type: ignore[import-not-found, import-untyped, unused-ignore]
+        import pyarrow.parquet as pq  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError as error:
+        raise TraceError("Parquet needs pyarrow: pip install pyarrow") from error
+
+    text = pa.dictionary(pa.int32(), pa.string())
+    types = (text, pa.uint16(), pa.uint16(), text, pa.uint16(), pa.uint16(), pa.float32())
+    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+    names = pa.array([_utf8(label) for label in trace.labels], pa.string())
+
+    def table(held: list[tuple[str, Scores]]) -> Any:
+        def column(name: str, dtype: type[np.generic] = np.uint16) -> np.ndarray:
+            return np.concatenate([getattr(scores, name) for _, scores in held]).astype(dtype)
+
+        which = np.repeat(np.arange(len(held), dtype=np.int32), [len(scores) for _, scores in held])
+        keys = pa.array([key for key, _ in held], pa.string())
+        columns = [
+            pa.DictionaryArray.from_arrays(which, keys),
+            column("order"),
+            column("cls"),
+            pa.DictionaryArray.from_arrays(column("cls", np.int32), names),
+            column("prefix"),
+            column("round"),
+            column("value", np.float32),
+        ]
+        return pa.table(columns, schema=schema)
+
+    total, waiting = 0, 0
+    held: list[tuple[str, Scores]] = []
+    try:
+        with pq.ParquetWriter(path, schema, compression="zstd") as writer:
+            for image, scores in trace if images is None else images:
+                held.append((_utf8(image.id), scores))
+                waiting += len(scores)
+                if waiting >= _ROW_GROUP:
+                    writer.write_table(table(held), _ROW_GROUP)
+                    total, waiting, held = total + waiting, 0, []
+            if waiting:
+                writer.write_table(table(held), _ROW_GROUP)
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+    return total + waiting
+
+
+def _utf8(text: str) -> str:
+    """A file name that is not UTF-8 shows its bytes as \\udcXX: neither format can hold them."""
+    return text.encode("utf-8", "backslashreplace").decode()

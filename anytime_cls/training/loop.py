@@ -1,0 +1,84 @@
+"""Steps, batches and checkpoints: what fitting a tokenizer and fitting a transformer share."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from anytime_cls.files import replacing
+from anytime_cls.training.recipe import Recipe, Report
+
+
+def mixed_precision(device: torch.device) -> bool:
+    """bf16 autocast pays where the hardware multiplies bf16: GPUs and CPUs with AMX or AVX-512 BF16."""
+    if device.type == "cpu":
+        return bool(getattr(torch.cpu, "_is_avx512_bf16_supported", lambda: False)())
+    return device.type == "cuda"
+
+
+def batch_at(step: int, n: int, recipe: Recipe, stage: int) -> tuple[Tensor, torch.Generator]:
+    """The images of a step (an epoch is a fresh permutation) and its random generator."""
+    per_epoch = max(1, n // recipe.batch_size)
+    epoch, at = divmod(step, per_epoch)
+    shuffle = torch.Generator().manual_seed(_mix(recipe.seed, 10 + stage, epoch))
+    index = torch.randperm(n, generator=shuffle)[at * recipe.batch_size : (at + 1) * recipe.batch_size]
+    return index, torch.Generator().manual_seed(_mix(recipe.seed, 20 + stage, step))
+
+
+def _mix(*numbers: int) -> int:
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
+
+
+def _loop(
+    stage: str,
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    steps: int,
+    loss_of: Callable[[int], Tensor],
+    rate_at: Callable[[int], float],
+    recipe: Recipe,
+    checkpoint: Path,
+    device: torch.device,
+    report: Report,
+    every: float = 60.0,
+) -> None:
+    """Run `steps` optimiser steps from the checkpoint if there is one, saving every `every` seconds."""
+    first = 0
+    if checkpoint.exists():
+        saved = torch.load(checkpoint, map_location=device, weights_only=True)
+        net.load_state_dict(saved["net"])
+        if saved["step"] < steps:
+            optimiser.load_state_dict(saved["optimiser"])
+        first = saved["step"]
+    amp = mixed_precision(device)
+    smooth, saved_at, started = None, time.monotonic(), time.monotonic()
+    for step in range(first, steps):
+        for group in optimiser.param_groups:
+            group["lr"] = rate_at(step)
+        with torch.autocast(device.type, torch.bfloat16, enabled=amp):
+            loss = loss_of(step)
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(net.parameters(), 5.0 if stage == "tokenizer" else 1.0)
+        optimiser.step()
+        value = loss.item()
+        if not math.isfinite(value):
+            raise ValueError(f"{stage}: the loss became {value} at step {step}; try a lower learning rate")
+        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+        rate = (step - first + 1) * recipe.batch_size / (time.monotonic() - started)
+        report(stage, step + 1, steps, smooth, rate)
+        if time.monotonic() - saved_at > every or step + 1 == steps:
+            save_checkpoint(checkpoint, net, optimiser, step + 1)
+            saved_at = time.monotonic()
+
+
+def save_checkpoint(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+    """Write atomically: a run killed here keeps its last checkpoint."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, file)

@@ -1,0 +1,59 @@
+"""Fit a tokenizer to images."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anytime_cls.tokenizers.fsq import FSQTokenizer
+from anytime_cls.training.loop import _loop, batch_at
+from anytime_cls.training.nets import (
+    ClassHead,
+    PixelDecoder,
+    augment,
+    to_range,
+)
+from anytime_cls.training.recipe import ImageSet, Recipe, Report
+
+
+def fit_tokenizer(
+    data: ImageSet, recipe: Recipe, checkpoint: Path, device: torch.device, report: Report
+) -> FSQTokenizer:
+    """Stage 1: SGD with Nesterov momentum, warm-up and linear decay. Returns the tokenizer in eval mode."""
+    torch.manual_seed(recipe.seed)
+    config = recipe.tokenizer_config()
+    nets = nn.ModuleDict(
+        {
+            "tokenizer": FSQTokenizer(config),
+            "decoder": PixelDecoder(config),
+            "head": ClassHead(config, len(data.classes)),
+        }
+    ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    tokenizer, decoder, head = nets["tokenizer"], nets["decoder"], nets["head"]
+    matrices = [p for p in nets.parameters() if p.ndim > 1]
+    vectors = [p for p in nets.parameters() if p.ndim <= 1]
+    groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
+    optimiser = torch.optim.SGD(groups, lr=recipe.tokenizer_lr, momentum=0.9, nesterov=True)
+    steps = max(1, int(recipe.tokenizer_epochs * len(data) / recipe.batch_size))
+    warmup = min(400, steps // 5)
+
+    def loss_of(step: int) -> Tensor:
+        index, generator = batch_at(step, len(data), recipe, stage=1)
+        pixels = to_range(augment(data.images[index], generator)).to(device)
+        codes = tokenizer.quantise(pixels)
+        loss = 2 * F.mse_loss(decoder(codes).float(), pixels)
+        if recipe.tokenizer_labels:
+            logits = head(codes).float()
+            loss = loss + F.cross_entropy(logits, data.labels[index].to(device), label_smoothing=0.1)
+        return loss
+
+    def rate_at(step: int) -> float:
+        decay = 1 - max(0, step - warmup) / max(1, steps - warmup)
+        return recipe.tokenizer_lr * min(1, (step + 1) / max(1, warmup)) * decay
+
+    nets.train()
+    _loop("tokenizer", nets, optimiser, steps, loss_of, rate_at, recipe, checkpoint, device, report)
+    return nets.eval()["tokenizer"]

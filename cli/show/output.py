@@ -1,0 +1,198 @@
+"""What is printed: JSON rows (docs/json.md) and lines for people."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.text import Text
+
+from ..errors import readable
+
+if TYPE_CHECKING:
+    from anytime_cls.engine.estimate import Estimate
+    from anytime_cls.plan.options import ResolvedOptions
+    from anytime_cls.race.decision import Decision
+
+_LONE = re.compile("[\ud800-\udfff]")
+_STOPS = {"decided": "decided", "max-orders": "all orders used", "budget": "budget spent"}
+
+
+def plain(value: Any) -> Any:
+    """Data that any JSON parser reads: no NaN or infinity (null), no lone surrogates (U+FFFD)."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, str):
+        return _LONE.sub("\ufffd", value)
+    if isinstance(value, Mapping):
+        return {plain(str(key)): plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    return value
+
+
+def estimate_line(estimate: Estimate) -> str:
+    """What an image is expected to take, for people."""
+    least, most = duration(estimate.least), duration(estimate.most)
+    seconds = most if least == most else f"{least} to {most}"
+    few, many = amount(round(estimate.least_passes, 1)), amount(round(estimate.most_passes, 1))
+    if estimate.budget:
+        all_of_it = f"{amount(round(estimate.full_passes, 1))} that would take {duration(estimate.full)}"
+        return f"expected: {seconds} an image, where the budget ends: about {many} passes of {all_of_it}"
+    return f"expected: {seconds} an image, {many if few == many else f'{few} to {many}'} passes"
+
+
+def views(options: ResolvedOptions) -> str:
+    """What every order sees, where that is not the centre crop: ", random crops"."""
+    crops = ", random crops" if options.crops == "random" else ""
+    return crops + (f", latent noise {options.latent_noise:g}" if options.latent_noise else "")
+
+
+def print_json(row: Mapping[str, Any]) -> None:
+    """One JSON object as one line of UTF-8 on standard output, at once."""
+    line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+    out = getattr(sys.stdout, "buffer", None)
+    if out is None:  # a text stream in its place
+        sys.stdout.write(line)
+    else:
+        sys.stdout.flush()
+        out.write(line.encode("utf-8"))
+    sys.stdout.flush()
+
+
+def named(path: str) -> dict[str, Any]:
+    """How a row names an image: `path`, and its bytes in hexadecimal if they are not UTF-8."""
+    row: dict[str, Any] = {"path": path}
+    if _LONE.search(path):
+        with suppress(UnicodeEncodeError):
+            row["path_bytes"] = os.fsencode(path).hex()
+    return row
+
+
+def decision_row(path: str, decision: Decision, top: int) -> dict[str, Any]:
+    return named(path) | decision.to_dict(top)
+
+
+def error_row(path: str, error: str) -> dict[str, Any]:
+    return named(path) | {"error": error}
+
+
+def percent(p: float) -> str:
+    """A probability for people: never 100 % unless it is."""
+    if 0.9995 <= p < 1:
+        return ">99.9 %"
+    return "<0.1 %" if 0 < p < 0.0005 else f"{p * 100:.1f} %"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 0.9995:
+        return f"{seconds * 1000:.0f} ms"
+    return f"{seconds:.2f} s" if seconds < 60 else f"{int(seconds) // 60} min {int(seconds) % 60} s"
+
+
+def amount(x: float) -> str:
+    """A count of passes, which may hold a prefix's share."""
+    return f"{x:,.0f}" if x == int(x) or x >= 99.5 else f"{x:,.1f}"
+
+
+def count(n: float, word: str) -> str:
+    plural = word + ("es" if word.endswith("s") else "s")
+    return f"{amount(n)} {word if n == 1 else plural}"
+
+
+def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
+    """Label, probability, K used, passes against the full cost, seconds, and why it stopped."""
+    used = count(decision.orders, "order")
+    if decision.pass_tokens < n_tokens:
+        used += f" of {decision.pass_tokens} tokens"
+    if decision.prefix:
+        used = f"{decision.prefix} of {n_tokens} tokens of one order"
+    line = Text(f"{readable(path)}: ")
+    line.append(readable(decision.label), "bold")
+    line.append(f" {percent(decision.probability)}", "bold")
+    line.append(f"  {used}, {amount(decision.passes)} of {amount(decision.full_passes)} passes, ")
+    line.append(f"{duration(decision.seconds)}, {_STOPS.get(decision.stop, decision.stop)}")
+    return line
+
+
+def error_line(path: str, error: str) -> Text:
+    return Text.assemble((f"{readable(path)}: ", ""), ("error: ", "bold red"), readable(error))
+
+
+def ranking_lines(decision: Decision, top: int) -> list[Text]:
+    """The ranked classes: probability, mean log-likelihood with its bounds, orders."""
+    shown = decision.ranking[:top]
+    width = min(30, max(len(standing.label) for standing in shown))
+    lines = []
+    for standing in shown:
+        bounds = ""
+        if standing.lower is not None and standing.upper is not None:
+            bounds = f" [{standing.lower:.1f}, {standing.upper:.1f}]"
+        bar = "█" * round(standing.probability * 20)
+        is_in = standing.alive or standing.orders == decision.orders
+        fate = "" if is_in else ", then out"
+        lines.append(
+            Text(
+                f"  {readable(standing.label):{width}.{width}} {percent(standing.probability):>7} {bar:20} "
+                f"{standing.mean:9.1f} nats{bounds}  {count(standing.orders, 'order')}{fate}",
+                style="" if is_in else "dim",
+            )
+        )
+    sure = decision.separation
+    how = "all orders were used" if sure == 0 else f"separated from every rival at δ = {sure:.2g}"
+    if sure >= 1:
+        how = "not separated from its rivals"
+    lines.append(Text(f"  {readable(decision.label)}: {how}", style="dim"))
+    return lines
+
+
+def print_text(console: Console, *lines: Text) -> None:
+    for line in lines:
+        console.print(line, soft_wrap=True, highlight=False)
+
+
+class Show:
+    """Where answers go."""
+
+    def decision(self, path: str, decision: Decision, alone: bool) -> None:
+        raise NotImplementedError
+
+    def error(self, path: str, error: str) -> None:
+        raise NotImplementedError
+
+
+class JsonShow(Show):
+    """JSON Lines on standard"""
+
+    def __init__(self, top: int):
+        self.top = top
+
+    def decision(self, path: str, decision: Decision, alone: bool) -> None:
+        print_json(decision_row(path, decision, self.top))
+
+    def error(self, path: str, error: str) -> None:
+        print_json(error_row(path, error))
+
+
+class PeopleShow(Show):
+    """A line an image on the terminal, and the ranking if it is the only one."""
+
+    def __init__(self, top: int, n_tokens: int):
+        self.top, self.n_tokens = top, n_tokens
+        self.console = Console()
+
+    def decision(self, path: str, decision: Decision, alone: bool) -> None:
+        lines = [decision_line(path, decision, self.n_tokens)]
+        if alone:
+            lines += ranking_lines(decision, self.top)
+        print_text(self.console, *lines)
+
+    def error(self, path: str, error: str) -> None:
+        print_text(self.console, error_line(path, error))

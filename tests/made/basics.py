@@ -1,0 +1,17 @@
+"""What most tests use: the tiny model's labels, and a photograph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+TINY_LABELS = ["plane", "car", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]
+
+
+def write_photo(path: Path, seed: int = 0) -> Path:
+    noise = np.random.default_rng(seed).integers(0, 120, (40, 48, 3))
+    ramp = np.linspace(0, 135, 48)[None, :, None]
+    Image.fromarray((noise + ramp).astype(np.uint8)).save(path, "JPEG", quality=90)
+    return path

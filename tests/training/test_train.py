@@ -1,0 +1,188 @@
+"""Training end to end on pictures a small model can learn, and resuming it."""
+
+import dataclasses
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.datasets.names import open_dataset
+from anytime_cls.models.load import build_transformer
+from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.training import tokenizer
+from anytime_cls.training import transformer as fitting
+from anytime_cls.training.nets import augment
+from anytime_cls.training.recipe import Recipe, class_names, load_folder, split_holdout
+from anytime_cls.training.train import finish, train
+
+TINY = Recipe(
+    image_size=16, widths=(8, 16, 16), blocks=(1, 1, 1), levels=(4, 4, 4), dim=32, n_layer=1, n_head=1,
+    batch_size=16, tokenizer_epochs=4, epochs=10, holdout=0.2, lr=1e-2,
+)  # fmt: skip
+CPU = torch.device("cpu")
+
+
+def quiet(*args):
+    pass
+
+
+@pytest.fixture(scope="module")
+def stripes(tmp_path_factory):
+    """Three classes told apart by colour: red, green and blue noise, 60 images each and 12 to test."""
+    root, rng = tmp_path_factory.mktemp("stripes"), np.random.default_rng(0)
+    for split, n in (("train", 60), ("test", 12)):
+        for c, name in enumerate(("red", "green", "blue")):
+            folder = root / split / name
+            folder.mkdir(parents=True)
+            for i in range(n):
+                pixels = rng.integers(0, 90, (16, 16, 3))
+                pixels[..., c] += 150
+                Image.fromarray(pixels.astype(np.uint8)).save(folder / f"{i:02}.png")
+    return root
+
+
+@pytest.mark.parametrize("layout", ["randar", "sigma"])
+def test_the_loss_is_taken_over_each_stages_prefix(layout, stripes, tmp_path, monkeypatch):
+    """The schedule: a quarter, a half, then whole orders."""
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=1, layout=layout)
+    seen = []
+
+    def build(*args):
+        model = build_transformer(*args)
+        model.register_forward_pre_hook(lambda module, args: seen.append(args[3]))
+        return model
+
+    monkeypatch.setattr("anytime_cls.training.recipe.build_transformer", build)
+    train(stripes, tmp_path, recipe, device=CPU, report=quiet)
+    steps = len(seen)
+    assert sorted(set(seen)) == [4, 8, 16] and seen == sorted(seen)
+    assert seen.count(4) == pytest.approx(0.4 * steps, abs=1) and seen.count(16) >= 0.2 * steps - 1
+
+
+@pytest.fixture(scope="module")
+def trained(stripes, tmp_path_factory):
+    out = tmp_path_factory.mktemp("model")
+    fitted = train(stripes, out, TINY, device=CPU, report=quiet)
+    card = finish(
+        *fitted, TINY, out, name="stripes", labels=["sea", "grass", "fire"], data="coloured noise",
+        notes={"license": "MIT"}, calibration_images=36, test_images=36, k_max=8,
+        progress=quiet,
+    )  # fmt: skip
+    return out, card
+
+
+def test_a_trained_model_classifies_new_pictures(trained, stripes):
+    out, card = trained
+    assert card.labels == ["sea", "grass", "fire"] and card.synsets == ["blue", "green", "red"]
+    metrics = card.fields["metrics"]
+    assert metrics["measured_on"] == "test images" and metrics["images"] == 36
+    assert set(metrics["accuracy_at_k"]) == {"1", "4"} and metrics["accuracy_at_k"]["4"]["value"] >= 0.9
+    assert {row["rule"] for row in metrics["rules_at_delta_0.05"]} >= {"paired", "fixed", "marginal"}
+    assert card.temperature > 0 and set(card.priors) == {"paired", "marginal"}
+    classifier = AnytimeClassifier.load(str(out), device="cpu")
+    decision = classifier.classify(stripes / "test" / "red" / "03.png", RaceOptions(max_orders=8))
+    assert decision.label == "fire"
+
+
+def test_the_model_directory_says_how_it_was_made(trained):
+    out, _ = trained
+    fields = json.loads((out / "model.json").read_text())
+    assert fields["recipe"] == json.loads(json.dumps(dataclasses.asdict(TINY)))
+    assert fields["tokenizer"]["saw_labels"] is True
+    assert read_card(out).sha256.keys() == {"transformer.safetensors", "tokenizer.safetensors"}
+
+
+def test_the_held_out_images_are_listed_for_a_sweep(trained, stripes):
+    out, card = trained
+    listed = (out / "holdout.txt").read_text().split()
+    dataset = open_dataset(str(stripes / "train"), card, ids=out / "holdout.txt")
+    assert sorted(listed) == [sample.id for sample in dataset.samples] and len(listed) == 36
+
+
+def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch):
+    """Killed in the middle of either stage, then resumed: what an uninterrupted run would have given."""
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=1, epochs=2)
+    straight = train(stripes, tmp_path / "straight", recipe, device=CPU, report=quiet)
+
+    class Killed(Exception):
+        pass
+
+    def kill_at(stage_to_kill, at):
+        def report(stage, step, steps, loss, rate):
+            if (stage, step) == (stage_to_kill, at):
+                raise Killed
+
+        return report
+
+    for stage in (tokenizer, fitting):  # a checkpoint every step
+        monkeypatch.setattr(stage, "_loop", partial(stage._loop, every=0.0))
+    for stage, at in (("tokenizer", 3), ("transformer", 5)):
+        with pytest.raises(Killed):
+            train(stripes, tmp_path / "cut", recipe, device=CPU, resume=True, report=kill_at(stage, at))
+    resumed = train(stripes, tmp_path / "cut", recipe, device=CPU, resume=True, report=quiet)
+    for a, b in zip(straight[:2], resumed[:2], strict=True):
+        state = b.state_dict()
+        for key, value in a.state_dict().items():
+            assert torch.allclose(value.float(), state[key].float(), atol=1e-6), key
+
+
+def test_another_run_is_not_overwritten(stripes, tmp_path):
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
+    train(stripes, tmp_path, recipe, device=CPU, report=quiet)
+    with pytest.raises(ValueError, match="--resume"):
+        train(stripes, tmp_path, recipe, device=CPU, report=quiet)
+    with pytest.raises(ValueError, match="another recipe"):
+        train(stripes, tmp_path, TINY, device=CPU, resume=True, report=quiet)
+
+
+def test_data_that_cannot_be_trained_on_is_named(tmp_path):
+    with pytest.raises(ValueError, match="no such folder"):
+        train(tmp_path / "none", tmp_path / "out", TINY, device=CPU, report=quiet)
+    (tmp_path / "data" / "only").mkdir(parents=True)
+    with pytest.raises(ValueError, match="two or more classes, found 0"):
+        load_folder(tmp_path / "data", 16)
+    for name in ("a", "b"):
+        (tmp_path / "data" / name).mkdir()
+        (tmp_path / "data" / name / "x.png").write_bytes(b"not a picture")
+    with pytest.raises(ValueError, match=r"a/x\.png"):
+        load_folder(tmp_path / "data", 16)
+
+
+def test_classes_are_called_by_the_first_of_their_names_unless_two_share_it(tmp_path):
+    folders = ["n1", "n2", "n3", "n4"]
+    assert class_names(tmp_path, folders) == folders
+    (tmp_path / "classes.tsv").write_text("n1\tgoldfish, Carassius auratus\nn2\tcrane, bird\nn3\tCrane\n")
+    assert class_names(tmp_path, folders) == ["goldfish", "crane, bird", "Crane", "n4"]
+
+
+def test_the_holdout_is_stratified_and_seeded():
+    labels = torch.arange(3).repeat_interleave(50)
+    keep, held = split_holdout(labels, 0.1, seed=4)
+    assert [int((labels[held] == c).sum()) for c in range(3)] == [5, 5, 5]
+    assert sorted(np.concatenate([keep, held]).tolist()) == list(range(150))
+    assert np.array_equal(held, split_holdout(labels, 0.1, seed=4)[1])
+    assert not np.array_equal(held, split_holdout(labels, 0.1, seed=5)[1])
+
+
+def test_augmentation_shifts_and_mirrors_whole_pictures():
+    image = torch.arange(3 * 8 * 8, dtype=torch.uint8).view(1, 3, 8, 8)
+    padded = torch.nn.functional.pad(image.float(), (4,) * 4, mode="reflect").to(torch.uint8)
+    views = [
+        view
+        for flip in (lambda x: x, lambda x: x.flip(3))
+        for dy in range(9)
+        for dx in range(9)
+        for view in (flip(padded[:, :, dy : dy + 8, dx : dx + 8]),)
+    ]
+    generator, seen = torch.Generator().manual_seed(0), set()
+    for _ in range(60):
+        out = augment(image, generator)
+        match = [i for i, view in enumerate(views) if torch.equal(view, out)]
+        assert match
+        seen.add(match[0] // 81)
+    assert seen == {0, 1}
