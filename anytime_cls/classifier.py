@@ -158,9 +158,7 @@ class AnytimeClassifier:
                 yield finished.pop(turn)
                 turn += 1
 
-    def _job(
-        self, index: int, source: Source, options: ResolvedOptions, ids: np.ndarray, rule: Rule
-    ) -> Job:
+    def _job(self, index: int, source: Source, options: ResolvedOptions, ids: np.ndarray, rule: Rule) -> Job:
         began, error = time.perf_counter(), ""
         tokens, content, views = np.empty(0, int), b"", None
         try:

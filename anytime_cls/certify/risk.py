@@ -38,6 +38,8 @@ def disagreement(prediction: Array, full: Array, label: Array) -> Array:
 def accuracy_lost(prediction: Array, full: Array, label: Array) -> Array:
     """1 where all K_max orders were right and the rule is not, −1 the other way round, else 0."""
     return (full == label).astype(float) - (prediction == label)
+
+
 LOSSES: dict[str, Loss] = {"disagreement": disagreement, "accuracy": accuracy_lost}
 
 

@@ -206,4 +206,6 @@ def _stop_map(path: Path, names: Sequence[str]) -> np.ndarray:
     if unknown:
         raise CurvesError(f"{path}: unknown stop reason {unknown[0]!r}")
     return np.array([STOP_NAMES.index(name) for name in names], np.uint8)
+
+
 assert tuple(_COLUMNS) == tuple(f.name for f in fields(CurveRun))[1:]

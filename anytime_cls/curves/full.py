@@ -110,9 +110,7 @@ def full_curves(
                 done += len(images)
                 if progress:
                     progress(done, total)
-    runs = [
-        columns.as_run(source, spec, rule) for (spec, rule), columns in zip(raced, results, strict=True)
-    ]
+    runs = [columns.as_run(source, spec, rule) for (spec, rule), columns in zip(raced, results, strict=True)]
     attrs = trace.attrs | {"k_max": source.k_max}
     return Curves(attrs, trace.labels, trace.images["id"], label, full, runs)
 
@@ -140,9 +138,7 @@ def default_rules(
     return names + ([CALIBRATED] if calibrated_specs(source, fields, prefixes) else [])
 
 
-def calibrated_specs(
-    source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None
-) -> list[Spec]:
+def calibrated_specs(source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None) -> list[Spec]:
     """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for."""
     out = []
     wanted_prefixes = [None if m == source.pass_tokens else m for m in prefixes or [source.pass_tokens]]

@@ -53,6 +53,8 @@ class Named:
     readers: tuple[Reader, ...]
     layout: str
     subset: str | None = None
+
+
 _SYNSETS = "folders named by synset (n01440764/...)"
 NAMED: Mapping[str, Named] = {
     "imagenet": Named(

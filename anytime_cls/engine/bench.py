@@ -153,6 +153,8 @@ class Row:
             "share_of_ceiling": {q: float(f(shares)) for q, f in _SPREAD.items()},
             "peak_bytes": self.peak_bytes,
         }
+
+
 _SPREAD: dict[str, Callable[[np.ndarray], np.floating]] = {"median": np.median, "min": np.min, "max": np.max}
 
 

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from anytime_cls.tokenizers.base import Tokenizer
 
 
-
 def crop_of(sampler: ViewSampler, image: Image.Image, size: int, content: bytes, k: int) -> Image.Image:
     """The square [size, size] of an RGB image that order k is scored on."""
     if sampler.crops == "center":

@@ -130,6 +130,8 @@ class Job:
         self._partial.clear()
         for column, prefix in enumerate(self.columns()):
             self.records.append(Record(order, classes, prefix, self._round, values[:, column]))
+
+
 Piece = tuple[Job, int, np.ndarray]  # rows of one job: order, race classes
 
 

@@ -17,6 +17,8 @@ from anytime_cls.race.bounds import VariancePrior
 
 class ModelError(ValueError):
     """A model that cannot be found or loaded; one line saying which and why."""
+
+
 DEFAULT_MODEL = "cifar10"
 SCHEMA = 1
 WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")

@@ -38,6 +38,8 @@ class HubFile:
     def __str__(self) -> str:
         revision = "" if self.revision == "main" else f"@{self.revision}"
         return f"{PREFIX}{self.repo}{revision}/{self.path}"
+
+
 _RANDAR = "randar_{}_360k_bs_1024_lr_0.0004.safetensors"
 MODELS = {  # links of github.com/ziqipang/RandAR's README
     "randar-l": HubFile("ziqipang/RandAR", _RANDAR.format("0.3b_llamagen")),

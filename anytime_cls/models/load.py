@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from anytime_cls.tokenizers.fsq import FSQTokenizer
 
 
-
 def load_vq(path: str | Path, image_size: int = 256) -> LlamaGenTokenizer | MaskGITTokenizer:
     """The tokenizer in a published (or likewise named) checkpoint: on the CPU, float32, frozen, eval mode.
 

@@ -181,6 +181,8 @@ def _grey8(image: Image.Image) -> Image.Image:
     if isinstance(key, int):  # PNG's one transparent grey value
         grey = np.where(values == key, 255, grey)
     return Image.fromarray(grey.clip(0, 255).astype(np.uint8))
+
+
 EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp",
     ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx",

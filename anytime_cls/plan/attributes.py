@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from anytime_cls.scorers.shapes import RandARConfig
 
 
-
 def model_config(card: ModelCard) -> RandARConfig:
     """The shape of a card's transformer (`n_tokens`, `flops`), without its weights. Raises ModelError."""
     from anytime_cls.models.card import ModelError

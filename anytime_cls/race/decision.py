@@ -55,6 +55,8 @@ class Failure:
     """An image that could not be read; one line saying why."""
 
     error: str
+
+
 #: Why a race stopped; `CurveRun.stop` indexes this. `error`: the image could not be read.
 STOP_NAMES = ("decided", "max-orders", "budget", "error")
 UNRANKED = 65535  #: `CurveRun.rank` where the label is unknown

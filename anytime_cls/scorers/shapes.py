@@ -98,6 +98,8 @@ class SigmaConfig(RandARConfig):
         per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
         attention = 2 * 2 * self.dim * (m + 1) / 2  # causal: half the score matrix
         return m * (self.n_layer * (per_position + attention) + 2 * self.dim * self.vocab_size)
+
+
 LAYOUTS = ("randar", "sigma")  # RandAR's interleaved sequence, or a single stream (sigma.py)
 
 
@@ -114,6 +116,8 @@ def transformer_config(layout: str, shape: Mapping[str, Any]) -> RandARConfig:
         case "sigma":
             return SigmaConfig.from_dict(shape)
     raise ValueError(f"unknown layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+
+
 SHAPES = {  # the published checkpoints' (LlamaGen's vocabulary)
     "randar-l": RandARConfig(1024, 24, 16, 16384, 256, 1000),
     "randar-xl": RandARConfig(1280, 36, 20, 16384, 256, 1000),

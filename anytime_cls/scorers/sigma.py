@@ -85,4 +85,6 @@ class SigmaGPT(nn.Module):
         expected = self.reference_state()
         check_state(expected, state)
         self.load_state_dict({key: state[key].to(value.dtype) for key, value in expected.items()})
+
+
 Transformer = RandAR | SigmaGPT

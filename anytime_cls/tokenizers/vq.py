@@ -47,6 +47,8 @@ class VQConfig:
     def stride(self) -> int:
         """Pixels a side of one token."""
         return 1 << (len(self.widths) - 1)
+
+
 MASKGIT = VQConfig(vocab_size=1024, code_dim=256, l2_norm=False)
 
 

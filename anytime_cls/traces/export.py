@@ -53,6 +53,8 @@ def _named(trace: Trace) -> dict[str, np.ndarray]:
             names = [trace.labels[i] if 0 <= i < len(trace.labels) else "" for i in values]
             columns[name + "_name"] = np.array(names, object)
     return columns
+
+
 COLUMNS = ("id", "order", "cls", "cls_name", "prefix", "round", "value")
 _ROW_GROUP = 1 << 20  # rows of a Parquet row group, and about the most that is held
 Images = Iterable[tuple[ImageRow, Scores]]

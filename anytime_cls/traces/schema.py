@@ -11,6 +11,8 @@ import numpy as np
 
 class ReplayError(ValueError):
     """A trace that cannot be replayed; the message is one line for people."""
+
+
 SCHEMA_VERSION = 1
 #: What must be the same for shards to be merged; for a run to go on from a trace, `shard` too.
 MATCH_KEYS = ("schema", "model_sha256", "tokenizer_sha256", "dataset", "labels", "tokens", "seed",

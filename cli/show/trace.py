@@ -122,7 +122,7 @@ def origin_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "orders", _joined(_text(attrs.get("order_sampler")), _given("seed", attrs), tokens)
     yield "device", _joined(_text(attrs.get("device")), _text(attrs.get("dtype")))
     versions = {key: value for key, value in attrs.items() if key.startswith("version")}
-    named = (f"{key[len('version_'):]} {_text(value)}".strip() for key, value in versions.items())
+    named = (f"{key[len('version_') :]} {_text(value)}".strip() for key, value in versions.items())
     yield "versions", _joined(*named, _hash("git", attrs, "git_revision"))
     yield "command", _text(attrs.get("command"))
     rest = {key: value for key, value in attrs.items() if key not in _PLACED | versions.keys()}

@@ -184,16 +184,12 @@ def test_workers_that_die_cost_nothing_but_time(tmp_path_factory, chances, write
 @pytest.mark.parametrize("writes", [True, False])
 @pytest.mark.parametrize("poison", [[7], [0, 1, 39]])
 def test_images_that_kill_workers_are_left_out(tmp_path, writes, poison):
-    tally, crew = pretend(
-        tmp_path / "x.h5", 40, 2, lambda worker: bool({*worker.held} & {*poison}), writes
-    )
+    tally, crew = pretend(tmp_path / "x.h5", 40, 2, lambda worker: bool({*worker.held} & {*poison}), writes)
     check(tmp_path / "x.h5", 40, poison)
     assert tally.errors == len(poison) and tally.done == 40
     with Trace.open(tmp_path / "x.h5") as trace:
         error = trace.images["error"][poison[0]]
-    assert error == (
-        "3 worker processes died of this image, the last alone with it: killed by SIGKILL"
-    )
+    assert error == ("3 worker processes died of this image, the last alone with it: killed by SIGKILL")
     assert all(crew.given.count(index) <= 3 for index in range(40))
 
 
@@ -369,8 +365,6 @@ def test_two_ray_actors_one_of_them_killed_make_the_same_trace(tiny_model_dir, i
 
 def test_ray_that_is_missing_is_one_line(tiny_model_dir, images, tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "ray", None)
-    code, _, err = sweep(
-        capsys, *options(tiny_model_dir, images), "--engine", "ray", "-o", tmp_path / "x.h5"
-    )
+    code, _, err = sweep(capsys, *options(tiny_model_dir, images), "--engine", "ray", "-o", tmp_path / "x.h5")
     assert code == 1 and err == "anytime-cls: Ray is not installed: pip install 'anytime-cls[ray]'\n"
     assert not list(tmp_path.iterdir())
