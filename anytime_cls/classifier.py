@@ -14,7 +14,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from anytime_cls.draws.orders import OrderSampler, block_of
 from anytime_cls.draws.views import ViewSampler
 from anytime_cls.engine.device import choose_device, choose_dtype
 from anytime_cls.engine.encoded import Views
@@ -24,17 +23,12 @@ from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
 from anytime_cls.models.load import load_model
 from anytime_cls.models.zoo import read_card
 from anytime_cls.pixels.decode import ImageError, Source, decode
-from anytime_cls.plan.budget import Budget
-from anytime_cls.plan.options import (
-    RaceOptions,
-    ResolvedOptions,
-    race_rule,
-    race_temperature,
-)
-from anytime_cls.race.bounds import Bound
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision, Failure, Standing
 from anytime_cls.race.races import Race
-from anytime_cls.race.rules import CalibratedRule, PairedRule, Rule
+from anytime_cls.race.rules import CalibratedRule
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.base import Tokenizer
 
@@ -54,12 +48,12 @@ class AnytimeClassifier:
     @classmethod
     def load(
         cls,
-        model: str = DEFAULT_MODEL,
+        model: str | ModelCard = DEFAULT_MODEL,
         device: str = "auto",
         dtype: str = "float32",
         batch_size: int | None = None,
     ) -> AnytimeClassifier:
-        """Load an embedded model by name, or a model directory.
+        """Load an embedded model by name, or a model directory, or a card that was read.
 
         Raises ValueError (ModelError) in one line: no such model, damaged weights, no such device.
         """
@@ -67,7 +61,7 @@ class AnytimeClassifier:
         where = choose_device(device)
         if where.type == "cuda":
             torch.backends.cudnn.allow_tf32 = False  # token ids are roundings: keep the encoder exact
-        card = read_card(model)
+        card = model if isinstance(model, ModelCard) else read_card(model)
         self = cls(card, *load_model(card, where, choose_dtype(dtype)), batch_size=batch_size)
         self.load_seconds = time.perf_counter() - began
         return self
@@ -88,9 +82,9 @@ class AnytimeClassifier:
             self._warm = True
         return time.perf_counter() - began
 
-    def rule(self, options: RaceOptions) -> Rule:
-        """The options' rule, with this model's priors and calibrations."""
-        return race_rule(self.card, options.resolve(self.card))
+    def plan(self, options: RaceOptions | RacePlan | None = None) -> RacePlan:
+        """What these options come to with this model; a plan is taken as it is. Raises ValueError."""
+        return options if isinstance(options, RacePlan) else make(options or RaceOptions(), self.card)
 
     def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
         """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""
@@ -107,7 +101,7 @@ class AnytimeClassifier:
     def classify(
         self,
         source: Source,
-        options: RaceOptions | None = None,
+        options: RaceOptions | RacePlan | None = None,
         on_update: Callable[[Job], None] | None = None,
     ) -> Decision:
         """Classify one image: a path, bytes, a file object, a Pillow image or a uint8 array.
@@ -115,7 +109,7 @@ class AnytimeClassifier:
         `on_update` is called after every batch with the job, whose race can be asked for its leader.
         Raises ImageError for an image that cannot be read, ValueError for options that make no sense.
         """
-        result = next(self._results([source], options or RaceOptions(), on_update, pad=False))
+        result = next(self._results([source], self.plan(options), on_update, pad=False))
         if isinstance(result, Failure):
             raise ImageError(result.error)
         return result
@@ -123,7 +117,7 @@ class AnytimeClassifier:
     def classify_many(
         self,
         sources: Iterable[Source],
-        options: RaceOptions | None = None,
+        options: RaceOptions | RacePlan | None = None,
         on_update: Callable[[Job], None] | None = None,
     ) -> Iterator[Decision | Failure]:
         """Classify many images, in order; rows of different images share batches (unless each has a
@@ -132,56 +126,53 @@ class AnytimeClassifier:
         What an image gives does not depend on the others, to the last bit of its log-likelihoods. (With
         :meth:`classify`, which takes short cuts for a single image, the last bits may differ on some
         devices.)"""
-        return self._results(sources, options or RaceOptions(), on_update, pad=on_update is None)
+        return self._results(sources, self.plan(options), on_update, pad=on_update is None)
 
     def _results(
         self,
         sources: Iterable[Source],
-        options: RaceOptions,
+        plan: RacePlan,
         on_update: Callable[[Job], None] | None,
         pad: bool,
     ) -> Iterator[Decision | Failure]:
-        settled = options.resolve(self.card)
-        ids, rule = self.card.class_ids(settled.classes), race_rule(self.card, settled)
-        if isinstance(options.budget, Budget) and options.budget.unit == "seconds":
+        if plan.budget is not None and plan.budget.unit == "seconds":
             self.warm_up()
         finished: dict[int, Decision | Failure] = {}
 
         def jobs() -> Iterator[Job]:
             for index, source in enumerate(sources):
-                yield self._job(index, source, settled, ids, rule)
+                yield self._job(index, source, plan)
 
         turn = 0
         for job in self.engine.race(jobs(), on_update, pad):
-            finished[job.index] = Failure(job.error) if job.error else self._decision(job, settled)
+            finished[job.index] = Failure(job.error) if job.error else self._decision(job, plan)
             while turn in finished:
                 yield finished.pop(turn)
                 turn += 1
 
-    def _job(self, index: int, source: Source, options: ResolvedOptions, ids: np.ndarray, rule: Rule) -> Job:
+    def _job(self, index: int, source: Source, plan: RacePlan) -> Job:
         began, error = time.perf_counter(), ""
         tokens, content, views = np.empty(0, int), b"", None
         try:
             image = decode(source)
             began = time.perf_counter()  # the budget runs from the decoded image
-            seen = self._views(image, options.views)
-            tokens, content, views = seen.tokens(0), seen.content, seen if options.views.varies else None
+            seen = self._views(image, plan.views)
+            tokens, content, views = seen.tokens(0), seen.content, seen if plan.views.varies else None
         except ImageError as reason:
             error = str(reason)
-        n_tokens = self.tokenizer.n_tokens
-        sampler = OrderSampler(options.orders, n_tokens, options.seed, options.prefix)
-        race = Race(len(ids), options.k_max // sampler.block, rule, sampler.block)
-        assert not isinstance(options.budget, str)
-        prefixes, length = tuple(options.prefixes), options.prefix or n_tokens
-        job = Job(index, tokens, content, race, ids, sampler, options.budget, began, prefixes, length, views)
+        race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)
+        job = Job(
+            index, tokens, content, race, np.array(plan.class_ids), plan.sampler, plan.budget, began,
+            plan.record, plan.design.steps, views,
+        )  # fmt: skip
         job.error, job.stop = error, "failed" if error else ""
         job.seconds = time.perf_counter() - began
         return job
 
-    def _decision(self, job: Job, options: ResolvedOptions) -> Decision:
+    def _decision(self, job: Job, plan: RacePlan) -> Decision:
         race, labels = job.race, self.labels
-        means, how = race.means(), options.aggregate if race.n else "mean"
-        probability = race.aggregate(how, race_temperature(self.card, options, race.rule))
+        means, how = race.means(), plan.aggregate if race.n else "mean"
+        probability = race.aggregate(how, plan.temperature)
         leader = race.leader if how == "mean" else int(probability.argmax())
         lower, upper = race.intervals()
         orders_of = np.where(race.alive, race.n, race.left_at) * race.block
@@ -197,7 +188,7 @@ class AnytimeClassifier:
             label=labels[job.classes[leader]],
             index=int(job.classes[leader]),
             probability=float(probability[leader]),
-            separation=self._separation(job, options),
+            separation=_separation(job, plan),
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
@@ -209,21 +200,13 @@ class AnytimeClassifier:
             records=tuple(job.records),
         )
 
-    def _separation(self, job: Job, options: ResolvedOptions) -> float:
-        """By the rule's bound; a decision of `calibrated` holds the risk it was calibrated to as well."""
-        race = job.race
-        found = race.separation(self.bound(race.rule, options))
-        if isinstance(race.rule, CalibratedRule) and job.stop == "decided":
-            return min(found, race.rule.delta)
-        return found
 
-    def bound(self, rule: Rule, options: ResolvedOptions) -> Bound:
-        """The bound that separations are reported with: the rule's own, else that of `paired`."""
-        if isinstance(rule, PairedRule):
-            return rule.bound
-        paired = race_rule(self.card, options, "paired")
-        assert isinstance(paired, PairedRule)
-        return paired.bound
+def _separation(job: Job, plan: RacePlan) -> float:
+    """By the rule's bound; a decision of `calibrated` holds the risk it was calibrated to as well."""
+    found = job.race.separation(plan.reporting.bound)
+    if isinstance(plan.rule, CalibratedRule) and job.stop == "decided":
+        return min(found, plan.rule.delta)
+    return found
 
 
 def _finite(x: np.ndarray) -> np.ndarray:
@@ -238,18 +221,15 @@ def _tidy(x: float) -> float:
     return round(x) if abs(x - round(x)) < 1e-6 else x
 
 
-def is_long(classifier: AnytimeClassifier, options: ResolvedOptions) -> bool:
+def is_long(classifier: AnytimeClassifier, plan: RacePlan) -> bool:
     """Whether an image may take so long that an estimate is worth the calibration it needs."""
-    engine = classifier.engine
-    passes = options.k_max * len(classifier.card.class_ids(options.classes))
-    return passes * engine.cost.flops(options.prefix or engine.n_tokens) > LONG
+    passes = plan.design.k_max * plan.design.n_classes
+    return passes * classifier.engine.cost.flops(plan.design.steps) > LONG
 
 
-def estimate_image(classifier: AnytimeClassifier, options: ResolvedOptions) -> Estimate:
-    """What one image takes with these options. Raises ValueError before `classifier.warm_up()`."""
-    assert not isinstance(options.budget, str)
+def estimate_image(classifier: AnytimeClassifier, plan: RacePlan) -> Estimate:
+    """What one image takes by this plan. Raises ValueError before `classifier.warm_up()`."""
     return estimate(
-        classifier.engine, classifier.rule(options), len(classifier.card.class_ids(options.classes)),
-        options.k_max, block_of(options.orders), options.prefix, options.budget,
-        classifier.tokenize_seconds, options.views.varies,
+        classifier.engine, plan.rule, plan.design.n_classes, plan.design.k_max, plan.block,
+        plan.design.steps, plan.budget, classifier.tokenize_seconds, plan.views.varies,
     )  # fmt: skip

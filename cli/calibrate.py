@@ -111,7 +111,8 @@ def calibrate(
         with ExitStack() as opened:
             recorded = [opened.enter_context(Trace.open(trace)) for trace in traces]
             if write_model is not None:  # before the work
-                sha = read_card(write_model).sha256.get(WEIGHTS[0])
+                card = read_card(write_model)
+                sha = card.sha256[WEIGHTS[0]]
                 for trace in recorded:
                     if trace.attrs.get("model_sha256") != sha:
                         raise Refused(f"{trace.path} was recorded with other weights than {write_model}'s")
@@ -129,7 +130,8 @@ def calibrate(
         if write_model is not None:
             best = -1 if recommend is None else best_calibration(calibrations, recommend)
             for i, fitted in enumerate(calibrations):
-                path = store_calibration(write_model, fitted, priors, recommend if i == best else None)
+                path = store_calibration(card, fitted, priors, recommend if i == best else None)
+                card = read_card(write_model)
             tell(quiet, f"{path}: calibrations added")
             if recommend is not None and len(traces) > 1:
                 tell(quiet, f"recommended: {traces[best]}")

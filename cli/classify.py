@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from anytime_cls.models.card import ModelCard
     from anytime_cls.pixels.decode import Source
     from anytime_cls.pixels.inputs import Input
-    from anytime_cls.plan.options import ResolvedOptions
+    from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision, Failure
 
 
@@ -34,27 +34,10 @@ UNCALIBRATED = "not calibrated for such races: probabilities are no frequencies;
 
 
 @dataclass(frozen=True)
-class Request:
-    """The command line."""
+class Output:
+    """How answers are given."""
 
-    images: list[str]
-    model: str
-    budget: str | None
-    delta: float | None
-    rule: str | None
-    max_orders: int | None
-    top: int
-    classes: str | None
-    seed: int
-    orders: str | None
-    prefix: int | None
-    aggregate: str
-    crops: str
-    latent_noise: float
-    device: str
-    dtype: str
-    batch_size: str
-    files_from: str | None
+    top: int  # classes of the ranking
     json: bool
     trace: str | None
     live: bool | None
@@ -62,34 +45,46 @@ class Request:
     command: tuple[str, ...]  # the arguments as they were typed
 
 
-def run(request: Request, note: str = "") -> int:
+def run(
+    images: list[str],
+    files_from: str | None,
+    model: str,
+    asked: dict[str, Any],
+    device: str,
+    batch_size: str,
+    out: Output,
+    note: str = "",
+    preset: Collection[str] = (),
+) -> int:
     """Returns the exit code. Raises Refused before anything is classified if the request makes no sense.
 
-    note: a line about the request, for people, above what it is expected to take.
+    asked: fields of RaceOptions, and the dtype. note: a line about the request, for people, above what it is
+    expected to take. preset: which of the options a preset set.
     """
     began = time.perf_counter()
-    people = not request.json and sys.stdout.isatty()
+    people = not out.json and sys.stdout.isatty()
     try:
-        batch_size = check(request, people)
-        classifier, options = load(request, batch_size)
+        rows = check(images, files_from, out, people, batch_size)
+        card, plan = settle(model, asked, preset)
+        classifier = load(card, device, asked["dtype"], rows)
     except ValueError as error:
         raise Refused(str(error)) from None
     n_tokens = classifier.tokenizer.n_tokens
-    show: Show = PeopleShow(request.top, n_tokens) if people else JsonShow(request.top)
+    show: Show = PeopleShow(out.top, n_tokens) if people else JsonShow(out.top)
     ready = time.perf_counter() - began
     from anytime_cls.classifier import estimate_image, is_long
 
-    told = not request.quiet and is_long(classifier, options)
-    warm = classifier.warm_up() if told or getattr(options.budget, "unit", "") == "seconds" else 0.0
+    told = not out.quiet and is_long(classifier, plan)
+    warm = classifier.warm_up() if told or getattr(plan.budget, "unit", "") == "seconds" else 0.0
     if told:
-        note = "\n".join(filter(None, (note, output.estimate_line(estimate_image(classifier, options)))))
-    if not request.quiet:
-        introduce(classifier, options, ready, warm, note)
-    session = Session(request, classifier, options, show)
+        note = "\n".join(filter(None, (note, output.estimate_line(estimate_image(classifier, plan)))))
+    if not out.quiet:
+        introduce(classifier, plan, ready, warm, note)
+    session = Session(images, files_from, out, classifier, plan, show)
     try:
         return session.run()
     except KeyboardInterrupt:
-        kept = f"; the trace so far is {request.trace}.parts" if request.trace else ""
+        kept = f"; the trace so far is {out.trace}.parts" if out.trace else ""
         return complain(f"interrupted: {session.done} done{kept}", INTERRUPTED)
     except BrokenPipeError:  # the reader of our output has seen enough
         with contextlib.suppress(OSError, ValueError):
@@ -97,60 +92,54 @@ def run(request: Request, note: str = "") -> int:
         return PIPE
 
 
-def check(request: Request, people: bool) -> int | None:
-    """Everything that can be refused before PyTorch is imported. Returns the batch size, None for auto.
+def check(
+    images: list[str], files_from: str | None, out: Output, people: bool, batch_size: str
+) -> int | None:
+    """Everything that can be refused before a model is looked for. Returns the batch size, None for auto.
 
     Raises ValueError in one line. What is cheapest to find out comes first.
     """
-    if not request.images and request.files_from is None:
+    if not images and files_from is None:
         raise ValueError(
             "no images given: name files, folders, globs, - (an image on stdin) or --files-from LIST"
         )
-    if request.live and not people:
-        reason = "--json prints rows" if request.json else "standard output is not one"
+    if out.live and not people:
+        reason = "--json prints rows" if out.json else "standard output is not one"
         raise ValueError(f"--live draws on a terminal, and {reason}: leave one of them out")
-    batch_size = option.batch_size(request.batch_size)
-    if request.trace is not None:
-        path = Path(request.trace)
+    rows = option.batch_size(batch_size)
+    if out.trace is not None:
+        path = Path(out.trace)
         for there in (path, path.with_name(path.name + ".parts")):
             if there.exists():
                 raise ValueError(f"{there} exists already: name another file for --trace, or remove it")
         if not path.absolute().parent.is_dir():
             raise ValueError(f"{path.absolute().parent} is not a folder: --trace writes into an existing one")
-    if request.budget is not None:
-        from anytime_cls.plan.budget import parse_budget
+    return rows
 
-        parse_budget(request.budget)
+
+def settle(model: str, asked: dict[str, Any], preset: Collection[str]) -> tuple[ModelCard, RacePlan]:
+    """The card and the plan of the race: made once, without PyTorch. Raises ValueError in one line."""
     from anytime_cls.models.zoo import read_card
+    from anytime_cls.plan.make import make
+    from anytime_cls.plan.options import RaceOptions, dtype_name
 
-    card = read_card(request.model)
-    option.check_race(
-        card, request.rule, request.delta, request.max_orders, request.orders, request.prefix, request.crops,
-        request.latent_noise,
-    )  # fmt: skip
-    return batch_size
+    dtype_name(asked["dtype"])
+    options = RaceOptions(**{name: value for name, value in asked.items() if name != "dtype"})
+    card = read_card(model)
+    return card, make(options, card, preset=preset)
 
 
-def load(request: Request, batch_size: int | None) -> tuple[AnytimeClassifier, ResolvedOptions]:
-    """The model and the options, all checked. Raises ValueError in one line."""
+def load(card: ModelCard, device: str, dtype: str, batch_size: int | None) -> AnytimeClassifier:
+    """The model on its device. Raises ValueError in one line."""
     from anytime_cls.classifier import AnytimeClassifier
-    from anytime_cls.engine.device import choose_device, choose_dtype
-    from anytime_cls.models.zoo import read_card
-    from anytime_cls.plan.options import RaceOptions
+    from anytime_cls.engine.device import choose_device
 
-    options = RaceOptions(
-        rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
-        classes=option.names(request.classes), seed=request.seed, orders=request.orders,
-        prefix=request.prefix, aggregate=request.aggregate, crops=request.crops,
-        latent_noise=request.latent_noise,
-    ).resolve(read_card(request.model))  # fmt: skip
-    choose_device(request.device)
-    choose_dtype(request.dtype)
-    return AnytimeClassifier.load(request.model, request.device, request.dtype, batch_size), options
+    choose_device(device)
+    return AnytimeClassifier.load(card, device, dtype, batch_size)
 
 
 def introduce(
-    classifier: AnytimeClassifier, options: ResolvedOptions, ready: float, warm: float, note: str = ""
+    classifier: AnytimeClassifier, plan: RacePlan, ready: float, warm: float, note: str = ""
 ) -> None:
     """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost.
     note: further lines."""
@@ -158,39 +147,40 @@ def introduce(
 
     from anytime_cls.race.registry import DELTA_RULES
 
-    budget = options.budget
-    card: ModelCard = classifier.card
+    card, design = classifier.card, plan.design
     device = classifier.engine.device
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
     dtype = str(classifier.model.output.weight.dtype).removeprefix("torch.")
     learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
-    delta = f" at δ = {options.delta:g}" if options.rule in DELTA_RULES else ""
-    allowed = f"budget {budget} an image" if budget else "no budget"
-    tokens = f", {options.prefix} tokens each" if options.prefix else ""
+    delta = f" at δ = {plan.delta:g}" if plan.rule.name in DELTA_RULES else ""
+    allowed = f"budget {plan.budget} an image" if plan.budget else "no budget"
+    tokens = "" if plan.whole else f", {design.steps} tokens each"
     lines = (
         f"model {card.name} ({len(card.labels)} classes) on {where}, {dtype}; "
         f"loaded in {output.duration(ready)}{learned}, which no budget counts",
-        f"rule {options.rule}{delta}, at most {options.max_orders} {options.orders} orders{tokens}, "
-        f"{allowed}{output.views(options)}",
+        f"rule {plan.rule.name}{delta}, at most {design.k_max} {design.draws} orders{tokens}, "
+        f"{allowed}{output.views(plan)}",
         *note.splitlines(),
-        *([] if calibrated(card, options) else [UNCALIBRATED]),
+        *([] if plan.fitted else [UNCALIBRATED]),
     )
     console = Console(stderr=True)
     output.print_text(console, *(Text(line, style="dim") for line in lines))
 
 
-def calibrated(card: ModelCard, options: ResolvedOptions) -> bool:
-    """Whether the model's probabilities for such races were fitted to anything."""
-    from anytime_cls.plan.options import race_design
-
-    return "temperature" in race_design(card, options)
-
-
 class Session:
     """One run over the images, in the order given."""
 
-    def __init__(self, request: Request, classifier: AnytimeClassifier, options: ResolvedOptions, show: Show):
-        self.request, self.classifier, self.options, self.show = request, classifier, options, show
+    def __init__(
+        self,
+        images: list[str],
+        files_from: str | None,
+        out: Output,
+        classifier: AnytimeClassifier,
+        plan: RacePlan,
+        show: Show,
+    ):
+        self.images, self.files_from, self.out = images, files_from, out
+        self.classifier, self.plan, self.show = classifier, plan, show
         self.done = self.failed = 0
         self.passes = 0.0
         self._waiting: deque[Input] = deque()  # taken from the list of inputs, not answered yet
@@ -201,22 +191,20 @@ class Session:
         from anytime_cls.pixels.inputs import collect
         from anytime_cls.traces.schema import TraceError
 
-        inputs: Iterable[Input] = collect(self.request.images, self.request.files_from)
+        inputs: Iterable[Input] = collect(self.images, self.files_from)
         people = isinstance(self.show, PeopleShow)
         began = time.perf_counter()
         try:
             with ExitStack() as stack:
-                if self.request.trace is not None:
+                if self.out.trace is not None:
                     from .record import Recorder
 
-                    recorder = Recorder(
-                        self.request.trace, self.classifier, self.options, self.request.command
-                    )
+                    recorder = Recorder(self.out.trace, self.classifier, self.plan, self.out.command)
                     self._recorder = stack.enter_context(recorder)
-                if people or (sys.stderr.isatty() and not self.request.json and not self.request.quiet):
+                if people or (sys.stderr.isatty() and not self.out.json and not self.out.quiet):
                     inputs = list(inputs)
                     alone = len(inputs) == 1
-                    if people and (self.request.live or (self.request.live is None and alone)):
+                    if people and (self.out.live or (self.out.live is None and alone)):
                         self._watch(inputs, alone)
                         inputs = []
                     elif not alone:
@@ -226,7 +214,7 @@ class Session:
                     self._race(inputs, False)
         except TraceError as error:
             return complain(str(error), FAILED)
-        if not self.request.quiet and self.done > 1:
+        if not self.out.quiet and self.done > 1:
             good = self.done - self.failed
             mean = f", {output.amount(round(self.passes / good, 1))} passes on average" if good else ""
             failed = f", {self.failed} failed" if self.failed else ""
@@ -250,7 +238,7 @@ class Session:
             with LiveRace(self.show.console, self.classifier) as live:
                 live.begin(item.name)
                 try:
-                    result = self.classifier.classify(item.source, self.options, live.update)
+                    result = self.classifier.classify(item.source, self.plan, live.update)
                 except ImageError as error:
                     result = Failure(str(error))
             self._answer(item, result, alone)
@@ -265,7 +253,7 @@ class Session:
                 if item.source is not None:
                     yield item.source
 
-        for result in self.classifier.classify_many(sources(), self.options):
+        for result in self.classifier.classify_many(sources(), self.plan):
             self._answer(self._waiting.popleft(), result, alone)
             self._missing(alone)
         self._missing(alone)

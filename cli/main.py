@@ -119,13 +119,13 @@ def _classify(
     """
     from . import classify
 
-    request = classify.Request(
-        images=images or [], model=model, budget=budget, delta=delta, rule=rule, max_orders=max_orders,
-        top=top, classes=classes, seed=seed, orders=orders, prefix=prefix, aggregate=aggregate, crops=crops,
-        latent_noise=latent_noise, device=device, dtype=dtype, batch_size=batch_size, files_from=files_from,
-        json=json, trace=trace, live=live, quiet=quiet, command=tuple(context.obj),
-    )  # fmt: skip
-    return classify.run(*apply_preset(context, preset, request))
+    asked, note, set_by_it = apply_preset(context, preset, {
+        "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget,
+        "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix,
+        "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
+    })  # fmt: skip
+    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj))
+    return classify.run(images or [], files_from, model, asked, device, batch_size, output, note, set_by_it)
 
 
 @app.command("doctor")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from typer import Option
-
-if TYPE_CHECKING:
-    from anytime_cls.models.card import ModelCard
 
 Model = Annotated[
     str,
@@ -97,27 +94,3 @@ def batch_size(text: str) -> int | None:
 def names(text: str | None) -> list[str] | None:
     """--classes as a list, None for all."""
     return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
-
-
-def check_race(
-    card: ModelCard, rule: str | None, delta: float | None, max_orders: int | None, orders: str | None,
-    prefix: int | None, crops: str = "center", latent_noise: float = 0.0,
-) -> None:  # fmt: skip
-    """Refuses options that make no sense before PyTorch is imported. Raises ValueError in one line."""
-    from anytime_cls.draws.orders import OrderSampler
-    from anytime_cls.draws.views import ViewSampler
-    from anytime_cls.plan.rules import model_rule
-
-    ViewSampler(crops, latent_noise)
-    if delta is not None and not 0 < delta < 1:
-        raise ValueError(f"--delta must lie between 0 and 1, got {delta:g}")
-    if rule is None and orders is None and prefix is None:
-        return  # as the model recommends
-    tokens = int(card.fields["model"]["n_tokens"])
-    if prefix is not None and prefix > tokens:
-        raise ValueError(f"--prefix {prefix} is longer than an image's {tokens} tokens")
-    prefix = None if prefix == tokens else prefix
-    OrderSampler(orders or "uniform", tokens, prefix=prefix)
-    model_rule(
-        card.fields, rule or "paired", delta or 0.05, max_orders or 32, None, orders or "uniform", prefix
-    )

@@ -140,6 +140,7 @@ def _open(files: list[str], quiet: bool, replay: bool) -> Material:
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from anytime_cls.curves.files import open_files
+    from anytime_cls.models.known import known_of
 
     console = Console(stderr=True)
     with Progress(
@@ -148,8 +149,9 @@ def _open(files: list[str], quiet: bool, replay: bool) -> Material:
     ) as bar:  # fmt: skip
         task = bar.add_task("", total=0, visible=False)
         return open_files(
-            files, lambda done, total: bar.update(task, completed=done, total=total, visible=True), replay
-        )
+            files, lambda done, total: bar.update(task, completed=done, total=total, visible=True),
+            replay, known_of,
+        )  # fmt: skip
 
 
 def _draw(

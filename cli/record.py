@@ -8,7 +8,7 @@ from typing import Any
 
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.plan.attributes import provenance as provenance_of
-from anytime_cls.plan.options import RaceOptions, ResolvedOptions
+from anytime_cls.plan.plan import RacePlan, Runtime
 from anytime_cls.race.decision import Decision, Failure
 from anytime_cls.traces.rows import image_row, positions
 from anytime_cls.traces.write import TraceWriter
@@ -19,14 +19,10 @@ from .errors import readable
 class Recorder:
     """Adds the images of one run to a trace. The context manager closes the trace, as TraceWriter does."""
 
-    def __init__(
-        self, path: str, classifier: AnytimeClassifier, options: ResolvedOptions, command: Sequence[str]
-    ):
-        ids = classifier.card.class_ids(options.classes).tolist()
-        self._position = positions(ids)
-        self._k_max = options.k_max
-        labels = [classifier.labels[index] for index in ids]
-        self._writer = TraceWriter.create(path, provenance(classifier, options, command), labels)
+    def __init__(self, path: str, classifier: AnytimeClassifier, plan: RacePlan, command: Sequence[str]):
+        self._position = positions(plan.class_ids)
+        self._k_max = plan.design.k_max
+        self._writer = TraceWriter.create(path, provenance(classifier, plan, command), plan.labels)
 
     def add(self, index: int, path: str, result: Decision | Failure) -> None:
         """One image, the index-th of the run, as soon as it is done."""
@@ -40,11 +36,11 @@ class Recorder:
         self._writer.__exit__(*error)
 
 
-def provenance(classifier: AnytimeClassifier, options: RaceOptions, command: Sequence[str]) -> dict[str, Any]:
+def provenance(classifier: AnytimeClassifier, plan: RacePlan, command: Sequence[str]) -> dict[str, Any]:
     """Where the numbers of a run over files come from: docs/trace.md. command: its arguments."""
     weight = classifier.model.output.weight
-    dtype = str(weight.dtype).removeprefix("torch.")
-    return provenance_of(classifier.card, options, "files", str(weight.device), dtype, typed(command))
+    runtime = Runtime(str(weight.device), str(weight.dtype).removeprefix("torch."))
+    return provenance_of(plan, classifier.card, "files", runtime, typed(command))
 
 
 def typed(command: Sequence[str]) -> str:

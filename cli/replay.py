@@ -14,6 +14,8 @@ from .errors import FAILED, Refused, complain, readable
 
 if TYPE_CHECKING:
     from anytime_cls.curves.file import CurveRun, Curves
+    from anytime_cls.race.fitted import Fitted
+    from anytime_cls.traces.read import Trace
 
 Option = typer.Option
 POINTS_SHOWN = 5  # rows of the table a curve gets; the file has every run
@@ -121,7 +123,7 @@ def replay(
 
     from anytime_cls.curves.file import CurvesError, write_curves
     from anytime_cls.curves.full import full_curves
-    from anytime_cls.models.known import model_fields
+    from anytime_cls.models.known import known_of
     from anytime_cls.race.peers import parse_stages
     from anytime_cls.traces.read import Trace
 
@@ -129,10 +131,10 @@ def replay(
         if stages is not None:
             settings["stages"] = [parse_stages(stages)]
         with Trace.open(trace) as recorded:
-            fields = model_fields(recorded, model, priors_from)
-            tell(quiet, *_remarks(recorded, fields))
+            fitted = known_of(recorded, model, priors_from)
+            tell(quiet, *_remarks(recorded, fitted, prefixes))
             with progress_bar(quiet, "races") as progress:
-                curves = full_curves(recorded, names, deltas, k_max, prefixes, settings, fields, progress)
+                curves = full_curves(recorded, names, deltas, k_max, prefixes, settings, fitted, progress)
     except ValueError as error:
         raise Refused(str(error)) from None
     curves.attrs["replay_command"] = readable(shlex.join(["anytime-cls", *context.obj]))
@@ -198,13 +200,16 @@ def progress_bar(quiet: bool, what: str) -> Iterator[Callable[[int, int], None] 
         yield lambda done, total: bar.update(task, completed=done, total=total)
 
 
-def _remarks(trace: Any, fields: dict[str, Any]) -> Iterator[str]:
+def _remarks(trace: Trace, fitted: Fitted, prefixes: list[int] | None) -> Iterator[str]:
     if not trace.complete:
         yield f"{trace.path} is unfinished: these are the {len(trace)} images so far"
     errors = int((trace.images["error"] != "").sum())
     if errors:
         yield f"{errors} of {len(trace)} images could not be classified: they are left out"
-    if not fields.get("priors", {}).get("paired"):
+    draws = str(trace.attrs.get("order_sampler", "uniform"))
+    there = {trace.pass_tokens, *trace.attrs.get("prefixes", ())}
+    lengths = [m for m in prefixes or [trace.pass_tokens] if m in there]
+    if not all("paired" in fitted.of(draws, m).priors for m in lengths):
         yield (
             "no variance priors (an uncalibrated model): paired and marginal use the plain t, strict is left "
             "out; --model or --priors-from name some"

@@ -21,49 +21,14 @@ from .preset import apply_preset
 if TYPE_CHECKING:
     from anytime_cls.datasets.base import Dataset
     from anytime_cls.models.card import ModelCard
-    from anytime_cls.plan.options import ResolvedOptions
-    from anytime_cls.sweeps.sweep import Shard, Tally
+    from anytime_cls.plan.plan import RacePlan
+    from anytime_cls.sweeps.sweep import Tally
+    from anytime_cls.sweeps.workers import Crew
 
     from .show.sweep import Interrupts
 
 Option = typer.Option
 _LOCAL, _RAY = "local", "ray"
-
-
-@dataclass(frozen=True)
-class Request:
-    """The command line."""
-
-    dataset: str
-    model: str
-    rule: str | None
-    delta: float | None
-    max_orders: int | None
-    orders: str | None
-    prefix: int | None
-    crops: str
-    latent_noise: float
-    seed: int
-    budget: str | None
-    classes: str | None
-    limit: int | None
-    ids: str | None
-    root: str | None
-    labels: str | None
-    record_prefixes: str | None
-    trace: str | None
-    resume: bool
-    overwrite: bool
-    workers: int
-    engine: str
-    address: str | None
-    shard: str | None
-    device: str
-    dtype: str
-    batch_size: str
-    quiet: bool
-    json: bool
-    command: tuple[str, ...]  # the arguments as they were typed
 
 
 def sweep(
@@ -166,117 +131,57 @@ def sweep(
     Example: anytime-cls sweep cifar10 --root data/cifar10/test --rule fixed --limit 1000
              anytime-cls sweep imagenet --model randar-l --workers 8 -o in1k.h5 --resume
     """
-    request = Request(
-        dataset=dataset, model=model, rule=rule, delta=delta, max_orders=max_orders, orders=orders,
-        prefix=prefix, crops=crops, latent_noise=latent_noise, seed=seed, budget=budget, classes=classes,
-        limit=limit, ids=ids, root=root, labels=labels, record_prefixes=record_prefixes, trace=trace,
-        resume=resume, overwrite=overwrite, workers=workers, engine=engine, address=address, shard=shard,
-        device=device, dtype=dtype, batch_size=batch_size, quiet=quiet, json=json, command=tuple(context.obj),
-    )  # fmt: skip
-    return run(*apply_preset(context, preset, request))
-
-
-def run(request: Request, note: str = "") -> int:
-    """Returns the exit code. Raises Refused before any work if the request makes no sense.
-
-    note: a line about the request, for people.
-    """
+    asked, note, set_by_it = apply_preset(context, preset, {
+        "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget, "seed": seed,
+        "orders": orders, "prefix": prefix, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
+    })  # fmt: skip
+    out = Output(trace, resume, overwrite, quiet, json, tuple(context.obj))
     try:
-        plan = Plan(request)
+        out.check()
+        rows = option.batch_size(batch_size)
+        asked["prefixes"] = _prefixes(record_prefixes)
+        crew = Workers(workers, engine, address)
+        from anytime_cls.datasets.names import open_dataset
+        from anytime_cls.models.zoo import read_card
+        from anytime_cls.plan.options import RaceOptions, dtype_name
+        from anytime_cls.sweeps.sweep import sweep_plan
+
+        dtype = dtype_name(asked.pop("dtype"))
+        options, card = RaceOptions(**asked), read_card(model)
+        data = open_dataset(
+            dataset, card, root=root, classes=option.names(classes), limit=limit, ids=ids,
+            labels_file=labels, seed=seed,
+        )  # fmt: skip
+        plan = sweep_plan(data, card, options, set_by_it)
+        job = Sweep(model, card, plan, data, crew, out, shard, device, dtype, rows)
     except ValueError as error:
         raise Refused(str(error)) from None
-    from anytime_cls.sweeps.sweep import Stopped
-    from anytime_cls.sweeps.workers import WorkersError
-    from anytime_cls.traces.schema import TraceError
-
-    from .show.sweep import Interrupts, say
-
-    if note:
-        say(note, request.quiet)
-    with Interrupts(request.quiet) as interrupts:
-        try:
-            return plan.run(interrupts)
-        except (Stopped, KeyboardInterrupt):
-            return complain(f"interrupted; go on with: {plan.again}", INTERRUPTED)
-        except BrokenPipeError:  # the reader of our output has seen enough
-            with suppress(OSError, ValueError):
-                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-            return PIPE
-        except (TraceError, WorkersError, RuntimeError, OSError) as error:
-            return complain(f"{error}; go on with: {plan.again}" if plan.begun else str(error), FAILED)
+    return run(job, note)
 
 
-class Plan:
-    """What a request comes to, all that can be checked before the model is loaded checked.
+@dataclass(frozen=True)
+class Output:
+    """Where the trace goes, and what is said."""
 
-    Raises ValueError in one line. What is cheapest to find out comes first.
-    """
+    trace: str | None
+    resume: bool
+    overwrite: bool
+    quiet: bool
+    json: bool
+    command: tuple[str, ...]  # the arguments as they were typed
 
-    def __init__(self, request: Request):
-        self.request = request
-        self.begun = False  # there is a trace to go on with
-        self.batch_size = option.batch_size(request.batch_size)
-        prefixes = _prefixes(request.record_prefixes)
-        if request.resume and request.overwrite:
+    def check(self) -> None:
+        """What can be refused before anything is looked for. Raises ValueError."""
+        if self.resume and self.overwrite:
             raise ValueError("--resume goes on with a trace, --overwrite replaces it: leave one out")
-        if request.engine not in (_LOCAL, _RAY):
-            raise ValueError(f"unknown engine {request.engine!r}: choose local or ray")
-        if request.address is not None and request.engine != _RAY:
-            raise ValueError("--address is a Ray cluster's: add --engine ray")
-        if request.trace is not None:
-            self.out = self._output(Path(request.trace))
-        if request.budget is not None:
-            from anytime_cls.plan.budget import parse_budget
+        if self.trace is not None:
+            self.path(self.trace)
 
-            parse_budget(request.budget)
-        from anytime_cls.models.zoo import read_card
-
-        self.card: ModelCard = read_card(request.model)
-        option.check_race(
-            self.card, request.rule, request.delta, request.max_orders, request.orders, request.prefix,
-            request.crops, request.latent_noise,
-        )  # fmt: skip
-        self.dataset = self._dataset()
-
-        from anytime_cls.engine.device import choose_device, choose_dtype
-        from anytime_cls.plan.options import RaceOptions
-        from anytime_cls.sweeps.sweep import Shard, sweep_options, threads_each
-
-        self.shard: Shard | None = None if request.shard is None else Shard.parse(request.shard)
-        options = RaceOptions(
-            rule=request.rule, delta=request.delta, max_orders=request.max_orders, budget=request.budget,
-            seed=request.seed, orders=request.orders, prefix=request.prefix, prefixes=prefixes,
-            crops=request.crops, latent_noise=request.latent_noise,
-        )  # fmt: skip
-        self.options: ResolvedOptions = sweep_options(self.dataset, self.card, options)
-        if request.trace is None:
-            self.out = self._output(Path(self._default_name()))
-        self.device = str(choose_device(request.device))
-        choose_dtype(request.dtype)
-        on_cpu = self.device == "cpu" and request.engine == _LOCAL  # on Ray its nodes decide
-        self.threads = threads_each(request.workers) if on_cpu else None
-        if self.shard and not self.shard.indices(len(self.dataset.samples)):
-            raise ValueError(f"no image is left for shard {self.shard} of {len(self.dataset.samples)} images")
-
-    def _dataset(self) -> Dataset:
-        from anytime_cls.datasets.names import open_dataset
-
-        request = self.request
-        return open_dataset(
-            request.dataset, self.card, root=request.root, classes=option.names(request.classes),
-            limit=request.limit, ids=request.ids, labels_file=request.labels, seed=request.seed,
-        )  # fmt: skip
-
-    def _default_name(self) -> str:
-        """DATASET-MODEL-RULE.h5, with the shard's number if there is one."""
-        shard = f"-{self.request.shard.replace('/', '-of-')}" if self.request.shard else ""
-        parts = (self.dataset.name, self.card.name, self.options.rule)
-        return "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in parts) + f"{shard}.h5"
-
-    def _output(self, path: Path) -> Path:
+    def path(self, default: str) -> Path:
         """The trace's path, if it may be written. Raises ValueError."""
         from anytime_cls.traces.hdf5 import _files
 
+        path = Path(default if self.trace is None else self.trace)
         folder = path.absolute().parent
         if not folder.is_dir():
             raise ValueError(f"{folder} is not a folder: -o writes into an existing one")
@@ -284,17 +189,98 @@ class Plan:
             raise ValueError(f"{path} is a folder: name a file for -o")
         if not os.access(folder, os.W_OK):
             raise ValueError(f"{folder} cannot be written: check its permissions, or name another with -o")
-        if _files(path) and not (self.request.resume or self.request.overwrite):
+        if _files(path) and not (self.resume or self.overwrite):
             raise ValueError(f"{path} exists already: go on with --resume, or replace it with --overwrite")
         return path
 
     @property
     def again(self) -> str:
         """The command line that goes on from here."""
-        words = [word for word in self.request.command if word not in ("--overwrite", "--resume")]
+        words = [word for word in self.command if word not in ("--overwrite", "--resume")]
         return readable(shlex.join(["anytime-cls", *words, "--resume"]))
 
-    # ---- the run
+
+@dataclass(frozen=True)
+class Workers:
+    """Who does the work. Raises ValueError for what makes no sense together."""
+
+    workers: int
+    engine: str
+    address: str | None
+
+    def __post_init__(self) -> None:
+        if self.engine not in (_LOCAL, _RAY):
+            raise ValueError(f"unknown engine {self.engine!r}: choose local or ray")
+        if self.address is not None and self.engine != _RAY:
+            raise ValueError("--address is a Ray cluster's: add --engine ray")
+
+    @property
+    def alone(self) -> bool:
+        """Whether this process does it itself."""
+        return self.workers == 1 and self.engine == _LOCAL
+
+
+def run(job: Sweep, note: str = "") -> int:
+    """Returns the exit code. note: a line about the request, for people."""
+    from anytime_cls.sweeps.sweep import Stopped
+    from anytime_cls.sweeps.workers import WorkersError
+    from anytime_cls.traces.schema import TraceError
+
+    from .show.sweep import Interrupts, say
+
+    out = job.out
+    if note:
+        say(note, out.quiet)
+    with Interrupts(out.quiet) as interrupts:
+        try:
+            return job.run(interrupts)
+        except (Stopped, KeyboardInterrupt):
+            return complain(f"interrupted; go on with: {out.again}", INTERRUPTED)
+        except BrokenPipeError:  # the reader of our output has seen enough
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            return PIPE
+        except (TraceError, WorkersError, RuntimeError, OSError) as error:
+            return complain(f"{error}; go on with: {out.again}" if job.begun else str(error), FAILED)
+
+
+class Sweep:
+    """A sweep about to run, all that can be checked before the model is loaded checked.
+
+    Raises ValueError in one line.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        card: ModelCard,
+        plan: RacePlan,
+        dataset: Dataset,
+        crew: Workers,
+        out: Output,
+        shard: str | None,
+        device: str,
+        dtype: str,
+        batch_size: int | None,
+    ):
+        from anytime_cls.engine.device import choose_device
+        from anytime_cls.plan.plan import Runtime
+        from anytime_cls.sweeps.sweep import Shard, threads_each
+
+        self.model, self.card, self.plan, self.dataset = model, card, plan, dataset
+        self.crew, self.out = crew, out
+        self.begun = False  # there is a trace to go on with
+        self.shard = None if shard is None else Shard.parse(shard)
+        parts = (dataset.name, card.name, plan.rule.name)
+        name = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in parts)
+        of = f"-{shard.replace('/', '-of-')}" if shard else ""
+        self.path = out.path(f"{name}{of}.h5")
+        self.device = device  # as typed: workers choose among their own
+        here = str(choose_device(device))
+        on_cpu = here == "cpu" and crew.engine == _LOCAL  # on Ray its nodes decide
+        self.runtime = Runtime(here, dtype, batch_size, threads_each(crew.workers) if on_cpu else None)
+        if self.shard and not self.shard.indices(len(dataset.samples)):
+            raise ValueError(f"no image is left for shard {self.shard} of {len(dataset.samples)} images")
 
     def run(self, interrupts: Interrupts) -> int:
         """Returns the exit code."""
@@ -304,35 +290,31 @@ class Plan:
         from .record import typed
         from .show.sweep import Meter, report, say
 
-        request = self.request
+        out = self.out
         attributes = sweep_provenance(
-            self.dataset, self.card, self.options, self.device, request.dtype, typed(request.command),
-            self.shard, request.workers, request.engine, self.threads,
+            self.plan, self.dataset, self.card, self.runtime, typed(out.command), self.shard,
+            self.crew.workers, self.crew.engine,
         )  # fmt: skip
         labels = self.dataset.labels
         with ExitStack() as stack:
             try:
-                if request.resume:  # before the model is loaded: a trace of another run is refused at once
-                    writer = stack.enter_context(TraceWriter.resume(self.out, attributes, labels))
+                if out.resume:  # before the model is loaded: a trace of another run is refused at once
+                    writer = stack.enter_context(TraceWriter.resume(self.path, attributes, labels))
                     if not remaining(self.dataset, writer, self.shard)[1]:
                         writer.close()
-                        say(f"{self.out} is finished: there is nothing to go on with", request.quiet)
-                        return report(self.out, request.json, None)
-                work = self._workers(attributes) if self._many else self._alone()
-                if not request.resume:
-                    writer = TraceWriter.create(self.out, attributes, labels, request.overwrite)
+                        say(f"{self.path} is finished: there is nothing to go on with", out.quiet)
+                        return report(self.path, out.json, None)
+                work = self._alone() if self.crew.alone else self._workers(attributes)
+                if not out.resume:
+                    writer = TraceWriter.create(self.path, attributes, labels, out.overwrite)
                     stack.enter_context(writer)
             except ValueError as error:
                 raise Refused(str(error)) from None
             self.begun = True
             interrupts.renew()  # Ray takes the signals
-            with Meter(request.quiet) as meter:
+            with Meter(out.quiet) as meter:
                 tally = work(writer, meter, interrupts)
-        return report(self.out, request.json, tally)
-
-    @property
-    def _many(self) -> bool:
-        return self.request.workers > 1 or self.request.engine == _RAY
+        return report(self.path, out.json, tally)
 
     def _alone(self) -> Callable[..., Tally]:
         """The sweep in this process."""
@@ -341,33 +323,33 @@ class Plan:
         from anytime_cls.classifier import AnytimeClassifier
         from anytime_cls.sweeps.sweep import run_sweep
 
-        request = self.request
-        if self.threads:
-            torch.set_num_threads(self.threads)
-        classifier = AnytimeClassifier.load(request.model, self.device, request.dtype, self.batch_size)
+        runtime = self.runtime
+        if runtime.threads:
+            torch.set_num_threads(runtime.threads)
+        classifier = AnytimeClassifier.load(self.card, runtime.device, runtime.dtype, runtime.batch_size)
         return lambda writer, meter, interrupts: run_sweep(
-            classifier, self.dataset, self.options, writer, meter, self.shard, interrupts
+            classifier, self.dataset, self.plan, writer, meter, self.shard, interrupts
         )
 
     def _workers(self, attributes: dict[str, Any]) -> Callable[..., Tally]:
         """The sweep by workers."""
         from anytime_cls.sweeps.processes import ProcessCrew
-        from anytime_cls.sweeps.workers import Crew, Setup, run_workers
+        from anytime_cls.sweeps.workers import Setup, run_workers
 
-        request, count = self.request, self.request.workers
+        runtime, count = self.runtime, self.crew.workers
         setup = Setup(
-            request.model, request.device, request.dtype, self.batch_size, self.threads, self.dataset,
-            self.options,
+            self.model, self.device, runtime.dtype, runtime.batch_size, runtime.threads, self.dataset,
+            self.plan,
         )  # fmt: skip
-        crew: Crew
-        if request.engine == _RAY:
+        team: Crew
+        if self.crew.engine == _RAY:
             from anytime_cls.sweeps.ray import RayCrew
 
-            crew = RayCrew(setup, count, request.address)
+            team = RayCrew(setup, count, self.crew.address)
         else:
-            crew = ProcessCrew(replace(setup, trace=str(self.out), provenance=attributes))
+            team = ProcessCrew(replace(setup, trace=str(self.path), provenance=attributes))
         return lambda writer, meter, interrupts: run_workers(
-            crew, count, self.dataset, writer, meter, self.shard, interrupts
+            team, count, self.dataset, writer, meter, self.shard, interrupts
         )
 
 

@@ -27,16 +27,15 @@ def main() -> None:
     files = [item.source for item in collect([args.folder]) if item.source is not None]
     chosen = np.random.default_rng(0).choice(len(files), min(len(files), args.images), replace=False)
     classifier = AnytimeClassifier.load(args.model)
-    options = RaceOptions(rule=args.rule, budget=budget, max_orders=args.max_orders)
-    options = options.resolve(classifier.card)
+    plan = classifier.plan(RaceOptions(rule=args.rule, budget=budget, max_orders=args.max_orders))
     results = [
-        r for r in classifier.classify_many((files[i] for i in chosen), options) if isinstance(r, Decision)
+        r for r in classifier.classify_many((files[i] for i in chosen), plan) if isinstance(r, Decision)
     ]
 
     seconds = np.array([r.seconds for r in results])
     over = np.maximum(seconds / budget.amount - 1, 0)
     stopped = np.mean([r.stop == "budget" for r in results])
-    print(f"{len(results)} images, budget {budget}, rule {options.rule}, max orders {options.max_orders}")
+    print(f"{len(results)} images, budget {budget}, rule {plan.rule.name}, max orders {plan.design.k_max}")
     print(f"stopped by the budget: {stopped:.0%}; mean orders {np.mean([r.orders for r in results]):.1f}")
     for name, q in (("median", 0.5), ("95th percentile", 0.95), ("99th percentile", 0.99), ("worst", 1.0)):
         print(f"{name:>16}: {np.quantile(seconds, q):.4f} s, overshoot {np.quantile(over, q):.2%}")

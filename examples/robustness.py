@@ -78,10 +78,10 @@ def main() -> None:
         parser.error("--k-max takes a number of orders from 2: K = 1 is drawn too")
 
     classifier = AnytimeClassifier.load(args.model)
-    options = RaceOptions(
+    plan = classifier.plan(RaceOptions(
         rule=args.rule, delta=args.delta, max_orders=args.max_orders, orders=args.orders, prefix=args.prefix,
         seed=args.seed,
-    ).resolve(classifier.card)  # fmt: skip
+    ))  # fmt: skip
     files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
     crops = [center_crop(decode(path), classifier.card.image_size) for path in files]
     rows, passes = [], {}  # passes: of every image's race, [images], by corruption and severity
@@ -90,7 +90,7 @@ def main() -> None:
         images = [corrupt(crop, kind, severity, rng) for crop in crops]
         scores = full_scores(classifier.engine, map(classifier.tokens, images), args.k_max, args.seed)
         fixed = {k: scores[:, :k].mean(1).argmax(1) == truth for k in (1, args.k_max)}
-        raced = [d for d in classifier.classify_many(images, options) if isinstance(d, Decision)]
+        raced = [d for d in classifier.classify_many(images, plan) if isinstance(d, Decision)]
         right = np.array([d.index for d in raced]) == truth
         spent = passes[kind, severity] = np.array([d.passes for d in raced])
         orders = np.array([d.orders for d in raced], float)
@@ -106,8 +106,8 @@ def main() -> None:
         shown = [v for n, v in row.items() if not n.endswith(("_low", "_high"))]
         print("  ".join(f"{f'{v:.3f}' if isinstance(v, float) else v:>13}" for v in shown), flush=True)
     write_csv(args.out.with_suffix(".csv"), rows)
-    design = f"{options.rule}, {options.orders} orders" + (
-        f", the first {options.prefix} tokens of each" if options.prefix else ""
+    design = f"{plan.rule.name}, {plan.design.draws} orders" + (
+        "" if plan.whole else f", the first {plan.design.steps} tokens of each"
     )
     save(draw(rows, f"{classifier.card.name}: {design}; {len(truth)} images a point"), args.out, "png")
     print(f"{args.out} and {args.out.with_suffix('.csv')}\n{answer(passes)}")

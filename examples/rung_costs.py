@@ -14,8 +14,9 @@ import argparse
 import numpy as np
 
 from anytime_cls.certify.thresholds import SPLIT, calibrate_trace, split_images
-from anytime_cls.plan.rules import model_rule
+from anytime_cls.race.fitted import Fitted
 from anytime_cls.race.races import run, rungs_of
+from anytime_cls.race.registry import fitted_rule
 from anytime_cls.replay.source import Source
 from anytime_cls.traces.read import Trace
 
@@ -32,8 +33,8 @@ def main() -> None:
         held_out = split_images(np.flatnonzero(source.good), SPLIT, seed=0).held_out
         for wanted in ([], [int(m) for m in args.rungs.split(",")]):
             found = calibrate_trace(trace, [args.risk], rungs=wanted)
-            rule = model_rule(found, "calibrated", args.risk, source.k_max, source.n_classes,
-                              source.sampler_name, source.design_prefix())  # fmt: skip
+            fitted = Fitted.read(found, source.tokens)
+            rule = fitted_rule(fitted, "calibrated", args.risk, source.design(), source.block)
             tokens, again = np.zeros((2, len(trace)))
             lengths = [m for m, _ in rungs_of(rule)]
             for images, pulls, scores in source.stacks_with_rungs(None, lengths):

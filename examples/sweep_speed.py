@@ -105,7 +105,7 @@ def main() -> None:
     run(classifier, watch, files, options, raced)
 
     print(f"{len(files)} images, model {classifier.card.name}, {torch.get_num_threads()} threads")
-    print(raced.line(options.resolve(classifier.card).rule))
+    print(raced.line(classifier.plan(options).rule.name))
     print(fixed.line(f"K = {args.fixed_orders}"))
     passes = (fixed.passes / fixed.images) / (raced.passes / raced.images)
     wall = (fixed.wall / fixed.images) / (raced.wall / raced.images)

@@ -8,6 +8,7 @@ import pytest
 
 from anytime_cls import AnytimeClassifier, RaceOptions
 from anytime_cls.models.zoo import EMBEDDED, embedded_names, read_card
+from anytime_cls.plan.make import make
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = sorted((ROOT / "examples").glob("*.jpg"))
@@ -26,13 +27,13 @@ def test_there_are_photographs_and_models():
 def test_every_model_has_a_race_of_its_own_within_its_risk(name):
     """What `classify` does when nobody says how: a calibrated race on prefixes."""
     card = read_card(name)
-    options = RaceOptions().resolve(card)
-    assert options.rule == "calibrated" and options.prefix and options.orders == "stratified"
+    plan = make(RaceOptions(), card)
+    assert plan.rule.name == "calibrated" and not plan.whole and plan.design.draws == "stratified"
     (entry,) = [
         e for e in card.fields["calibrated"]
-        if (e["risk"], e.get("prefix"), e["loss"]) == (options.delta, options.prefix, "disagreement")
+        if (e["risk"], e.get("prefix"), e["loss"]) == (plan.delta, plan.design.steps, "disagreement")
     ]  # fmt: skip
-    assert entry["upper"] <= options.delta and entry["model_sha256"] == card.sha256["transformer.safetensors"]
+    assert entry["upper"] <= plan.delta and entry["model_sha256"] == card.sha256["transformer.safetensors"]
     decision = AnytimeClassifier.load(name, device="cpu").classify(PHOTOS[0])
     assert decision.stop in ("decided", "max-orders") and decision.passes < decision.full_passes
     assert decision.label in card.labels and 0 < decision.probability <= 1

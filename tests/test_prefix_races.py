@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -17,7 +16,9 @@ from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.curves.full import full_curves
 from anytime_cls.models.card import ModelError
 from anytime_cls.models.zoo import read_card
-from anytime_cls.plan.options import RaceOptions, race_rule
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
@@ -49,8 +50,12 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settled(model: Path, **given: object) -> dict[str, object]:
-    options = RaceOptions(**given).resolve(read_card(model))  # type: ignore[arg-type]
-    return {name: getattr(options, name) for name in ("rule", "delta", "orders", "prefix", "max_orders")}
+    plan = make(RaceOptions(**given), read_card(model))  # type: ignore[arg-type]
+    races = plan.design
+    return {
+        "rule": plan.rule.name, "delta": plan.delta, "orders": races.draws, "max_orders": races.k_max,
+        "prefix": None if plan.whole else races.steps,
+    }  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -82,12 +87,12 @@ def test_a_calibration_can_become_what_the_model_recommends(tiny_model_dir, tmp_
     model = tmp_path / "tiny"
     shutil.copytree(tiny_model_dir, model)
     fitted = {"priors": {}, "designs": [DESIGN], "calibrated": [ENTRY | {"risk": r} for r in (0.01, 0.05)]}
-    store_calibration(model, fitted)
+    store_calibration(read_card(model), fitted)
     assert settled(model) == WHOLE
-    store_calibration(model, fitted, recommend=0.05)
+    store_calibration(read_card(model), fitted, recommend=0.05)
     assert settled(model) == RACE
     with pytest.raises(ModelError, match=r"no calibration at risk 0\.2"):
-        store_calibration(model, fitted, recommend=0.2)
+        store_calibration(read_card(model), fitted, recommend=0.2)
     for args, what in (
         (("--recommend", "0.01"), "--write-model"),
         (("--recommend", "0.5", "--write-model", str(model)), "one of the --risk"),
@@ -138,12 +143,17 @@ def test_calibrate_takes_a_trace_of_every_design(tiny_model_dir, tmp_path, capsy
     assert "--out holds the calibration of one trace" in err and err.count("\n") == 1
 
 
-def test_settled_options_stay_as_they_are(model):
-    card = read_card(model)
-    options = RaceOptions(delta=0.01).resolve(card)
-    assert options.resolve(card) is options
-    fewer = dataclasses.replace(options, classes=["cat", "dog"])
-    assert fewer.resolve(card).classes == ["cat", "dog"] and fewer.resolve(card).rule == "paired"
+def test_a_plan_stays_as_it_is_and_says_why(model):
+    classifier = AnytimeClassifier.load(str(model), "cpu")
+    plan = classifier.plan(RaceOptions(delta=0.01))
+    assert classifier.plan(plan) is plan and plan.rule.name == "paired"
+    assert plan.why == {
+        "rule": "recommended", "delta": "typed", "max_orders": "recommended", "orders": "recommended",
+        "prefix": "recommended", "temperature": "model",
+    }  # fmt: skip
+    fewer = classifier.plan(RaceOptions(classes=["cat", "dog"]))
+    assert fewer.labels == ("cat", "dog") and fewer.rule.name == "paired" and fewer.design.n_classes == 2
+    assert make(RaceOptions(rule="fixed"), classifier.card, preset=["rule"]).why["rule"] == "preset"
 
 
 @pytest.mark.parametrize(
@@ -176,8 +186,8 @@ def test_a_decision_of_the_recommended_race(model, photo):
 def test_priors_of_another_design_are_not_used(model):
     """`paired` on prefixes that nobody calibrated has no prior: it drops nothing before two orders."""
     card = read_card(model)
-    own = race_rule(card, RaceOptions(rule="paired", orders="stratified", prefix=8).resolve(card))
-    other = race_rule(card, RaceOptions(rule="paired", orders="stratified", prefix=4).resolve(card))
+    own = make(RaceOptions(rule="paired", orders="stratified", prefix=8), card).rule
+    other = make(RaceOptions(rule="paired", orders="stratified", prefix=4), card).rule
     assert type(own.bound).__name__ == "ModeratedT" and type(other.bound).__name__ == "PlainT"
 
 
@@ -192,14 +202,15 @@ def test_a_live_sweep_with_rungs_is_the_replay_of_a_full_one(model, images, tmp_
         assert trace.pass_tokens == 8 and trace.matrix(0).shape == (16, 10)
         share = trace.attrs["pass_flops"] / trace.attrs["flops"]
         np.testing.assert_allclose(trace.images["token_fraction"], share, rtol=1e-6)
-        assert trace.attrs["temperature"] == 3.0 and json.loads(trace.attrs["priors"]) == DESIGN["priors"]
-    fields = read_card(model).fields
+        assert trace.attrs["temperature"] == 3.0
+        assert trace_fitted(trace).of("stratified", 8) == read_card(model).fitted.of("stratified", 8)
+    fitted = read_card(model).fitted
     for rule in ("calibrated", "paired"):
         live = tmp_path / f"{rule}.h5"
         code, _, err = sweep(capsys, images, "--model", model, "--rule", rule, *design, "-o", live)
         assert code == 0, err
         with Trace.open(full) as trace:
-            curves = full_curves(trace, [rule], None if rule == "calibrated" else [0.05], fields=fields)
+            curves = full_curves(trace, [rule], None if rule == "calibrated" else [0.05], fitted=fitted)
         (run,) = curves.runs
         with Trace.open(live) as trace:
             column = trace.images

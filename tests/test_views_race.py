@@ -18,8 +18,8 @@ from anytime_cls.draws.views import ViewSampler
 from anytime_cls.engine.encoded import Views
 from anytime_cls.pixels.decode import decode
 from anytime_cls.plan.attributes import provenance
-from anytime_cls.plan.budget import parse_budget
-from anytime_cls.plan.options import RaceOptions, race_rule
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
 from anytime_cls.race.decision import Decision
 from anytime_cls.tokenizers.fsq import FSQTokenizer
 from anytime_cls.traces.read import Trace
@@ -95,9 +95,9 @@ def test_centre_crops_without_noise_are_as_ever(classifier: AnytimeClassifier) -
 def test_one_order_seen_in_many_views_is_many(classifier: AnytimeClassifier) -> None:
     card = classifier.card
     raster = RaceOptions(rule="fixed", orders="raster", max_orders=4)
-    assert raster.resolve(card).k_max == 1
+    assert make(raster, card).design.k_max == 1
     crops = replace(raster, crops="random")
-    assert crops.resolve(card).k_max == 4
+    assert make(crops, card).design.k_max == 4
     (got,) = many(classifier, PICTURES[:1], crops)
     assert got.shape == (4, 10) and len(np.unique(got[:, 0])) == 4
     with pytest.raises(ValueError, match="one order only"):
@@ -107,16 +107,15 @@ def test_one_order_seen_in_many_views_is_many(classifier: AnytimeClassifier) -> 
 
 def test_priors_of_the_centre_crop_are_not_used(classifier: AnytimeClassifier) -> None:
     """They know nothing of how scores vary from crop to crop, so a bound on them would be too tight."""
-    plain = RaceOptions(rule="paired").resolve(classifier.card)
-    varied = replace(plain, crops="random")
     card = classifier.card
-    assert "Moderated" in type(race_rule(card, plain).bound).__name__  # type: ignore[attr-defined]
-    assert "Plain" in type(race_rule(card, varied).bound).__name__  # type: ignore[attr-defined]
+    plain, varied = (make(RaceOptions(rule="paired", crops=crops), card) for crops in ("center", "random"))
+    assert "Moderated" in type(plain.rule.bound).__name__  # type: ignore[attr-defined]
+    assert "Plain" in type(varied.rule.bound).__name__  # type: ignore[attr-defined]
     with pytest.raises(ValueError, match="fitted to one view"):
-        race_rule(card, replace(varied, rule="calibrated"))
-    about = provenance(card, varied, "files", "cpu", "float32")
+        make(RaceOptions(rule="calibrated", crops="random"), card)
+    about = provenance(varied, card, "files")
     assert (about["crops"], about["latent_noise"], about["priors"]) == ("random", None, "{}")
-    about = provenance(card, plain, "files", "cpu", "float32")
+    about = provenance(plain, card, "files")
     assert (about["crops"], about["latent_noise"]) == (None, None) and about["priors"] != "{}"
 
 
@@ -130,9 +129,9 @@ def test_a_budget_in_seconds_counts_the_views(classifier: AnytimeClassifier) -> 
             self.slowest = 100.0
             return super()._encode(view)
 
-    options = replace(VARIED, max_orders=50, budget=parse_budget("1s")).resolve(classifier.card)
-    job = classifier._job(0, PICTURES[0], options, np.arange(10), race_rule(classifier.card, options))
-    job.views = Slow(decode(PICTURES[0]), 32, classifier.tokenizer, options.views)
+    plan = classifier.plan(replace(VARIED, max_orders=50, budget="1s"))
+    job = classifier._job(0, PICTURES[0], plan)
+    job.views = Slow(decode(PICTURES[0]), 32, classifier.tokenizer, plan.views)
     job.views.tokens(0)
     classifier.warm_up()
     (done,) = classifier.engine.race([job])

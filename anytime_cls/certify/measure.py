@@ -14,9 +14,7 @@ from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import run
 from anytime_cls.race.registry import (
     RULES,
-    design_fields,
     make_rule,
-    pull_priors,
 )
 from anytime_cls.replay.source import Source
 from anytime_cls.stats.intervals import proportion
@@ -84,18 +82,16 @@ def measure_trace(trace: Trace, card: ModelCard) -> dict[str, Any]:
     if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
         raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
     source = Source(trace)
-    design = design_fields(card.fields, source.sampler_name, source.design_prefix())
-    found = {key: VariancePrior.from_dict(prior) for key, prior in design.get("priors", {}).items()}
-    if not {"paired", "marginal"} <= found.keys():
+    fit = card.fitted.of(source.sampler_name, source.pass_tokens)
+    if not {"paired", "marginal"} <= fit.priors.keys():
         raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
     stacks = [(images, pulls) for images, pulls in source.stacks()]
     label = trace.images["label"][np.concatenate([images for images, _ in stacks])]
     scores = np.concatenate([pulls for _, pulls in stacks])
     if not (label >= 0).any():
         raise ValueError(f"{trace.path} has no labelled images")
-    priors = pull_priors(found, source.block)
     known = label >= 0
-    temperature = float(design.get("temperature", 1.0))
-    metrics = measure(scores[known], label[known], priors, temperature, "test images")
+    temperature = 1.0 if fit.temperature is None else fit.temperature
+    metrics = measure(scores[known], label[known], fit.of_pulls(source.block), temperature, "test images")
     tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
     return metrics | {"orders": source.sampler_name, **tokens, "dataset": trace.attrs.get("dataset")}

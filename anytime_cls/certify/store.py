@@ -8,9 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from anytime_cls.files import replace_file
-from anytime_cls.models.card import WEIGHTS, ModelError
-from anytime_cls.models.zoo import read_card
-from anytime_cls.race.registry import DISAGREEMENT
+from anytime_cls.models.card import WEIGHTS, ModelCard, ModelError
+from anytime_cls.race.fitted import DISAGREEMENT
 
 NEAR = 0.005  # accuracy that the race a model recommends may give up for less compute
 
@@ -25,7 +24,7 @@ def best_calibration(calibrations: Sequence[Mapping[str, Any]], risk: float) -> 
 
 
 def store_calibration(
-    model: str | Path,
+    card: ModelCard,
     calibration: Mapping[str, Any],
     replace_priors: bool = False,
     recommend: float | None = None,
@@ -35,9 +34,8 @@ def store_calibration(
     A calibration for the same loss, risk, K_max, orders and number of classes is replaced. `priors` and
     `temperature` are written where the model has none for such orders, or if `replace_priors`. recommend :
     the risk (of another answer) among the calibrations at which to race the model when nobody says how.
-    Raises ModelError for a model that cannot be read or written, or other weights than the calibration's.
+    Raises ModelError for a model that cannot be written, or other weights than the calibration's.
     """
-    card = read_card(model)
     if card.files:
         raise ModelError(
             f"{card.path} is a file: 'anytime-cls models convert {card.path} FOLDER' makes a model of it"
@@ -67,7 +65,7 @@ def store_calibration(
 
 
 def _recommended(calibration: Mapping[str, Any], risk: float) -> dict[str, Any]:
-    """The `race` of model.json: what `RaceOptions.resolve` falls back to."""
+    """The `race` of model.json: what `plan.make` falls back to."""
     entry = _entry(calibration, risk)
     return {"rule": "calibrated", "delta": risk, "orders": entry["order_sampler"],
             "prefix": entry.get("prefix"), "max_orders": entry["k_max"]}  # fmt: skip

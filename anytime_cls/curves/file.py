@@ -47,6 +47,7 @@ class CurveRun:
     probability : float32, the answer's; NaN where there is none
     rank : uint16, of the true label in the final ranking, 0 = best, `UNRANKED` for an unknown label
     seconds : float32
+    plan : how it was raced (`plan.written.write_race`); "" for a live run, whose trace has its plan
 
     Raises CurvesError for arrays of different length or a missing setting.
     """
@@ -60,6 +61,7 @@ class CurveRun:
     probability: np.ndarray
     rank: np.ndarray
     seconds: np.ndarray
+    plan: str = ""
 
     def __post_init__(self) -> None:
         missing = [name for name in _NEEDED if name not in self.settings]
@@ -134,7 +136,7 @@ def write_curves(path: str | Path, curves: Curves, overwrite: bool = True) -> No
         file.create_group("runs")
         for number, run in enumerate(curves.runs):
             group = file.create_group(f"runs/{number:04d}")
-            for key, value in _attributes(run.settings).items():
+            for key, value in _attributes(run.settings | {"plan": run.plan or None}).items():
                 group.attrs[key] = value
             for name, dtype in _COLUMNS.items():
                 _dataset(group, name, len(run), dtype, 1 << 16)[:] = getattr(run, name)
@@ -164,7 +166,9 @@ def read_curves(path: str | Path) -> Curves:
                 group = file["runs"][number]
                 columns = {name: group[name][:] for name in _COLUMNS}
                 columns["stop"] = stop_of[columns["stop"]]
-                runs.append(CurveRun(_plain_attributes(group.attrs), **columns))
+                settings = _plain_attributes(group.attrs)
+                plan = str(settings.pop("plan", ""))
+                runs.append(CurveRun(settings, **columns, plan=plan))
             return Curves(
                 attrs, _read(file["labels"]).tolist(), _read(file["images/id"]), file["images/label"][:],
                 file["full/prediction"][:], runs,
@@ -208,4 +212,4 @@ def _stop_map(path: Path, names: Sequence[str]) -> np.ndarray:
     return np.array([STOP_NAMES.index(name) for name in names], np.uint8)
 
 
-assert tuple(_COLUMNS) == tuple(f.name for f in fields(CurveRun))[1:]
+assert tuple(_COLUMNS) == tuple(f.name for f in fields(CurveRun))[1:-1]

@@ -13,7 +13,8 @@ from anytime_cls.curves.file import Curves, read_curves
 from anytime_cls.curves.full import full_curves
 from anytime_cls.curves.live import live_curves
 from anytime_cls.curves.study import StudyRun
-from anytime_cls.models.known import model_fields
+from anytime_cls.race.fitted import Fitted
+from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import MATCH_KEYS
 
@@ -41,9 +42,14 @@ class Material:
         return None
 
 
-def open_files(paths: Sequence[str], progress: Report | None = None, replay: bool = True) -> Material:
+def open_files(
+    paths: Sequence[str],
+    progress: Report | None = None,
+    replay: bool = True,
+    known: Callable[[Trace], Fitted] = trace_fitted,
+) -> Material:
     """Reads curves and traces. Full traces are replayed at default grids, unless their curves are there too;
-    without `replay` they are taken as they were run.
+    without `replay` they are taken as they were run. known: what to replay a trace with.
 
     Raises TraceError, CurvesError or ReplayError in one line.
     """
@@ -64,7 +70,7 @@ def open_files(paths: Sequence[str], progress: Report | None = None, replay: boo
     for name, trace in full:
         if not any(same_run(trace.attrs, curves.attrs) for _, curves in files):
             if replay:
-                files.append((name, full_curves(trace, fields=model_fields(trace), progress=progress)))
+                files.append((name, full_curves(trace, fitted=known(trace), progress=progress)))
             else:
                 files.append((name, live_curves(trace)))
     return Material(files, traces)

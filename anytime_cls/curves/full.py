@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -10,31 +11,23 @@ from scipy.special import softmax
 
 from anytime_cls.curves.file import CurveRun, Curves
 from anytime_cls.curves.grids import Spec, specs
-from anytime_cls.plan.rules import model_rule
+from anytime_cls.plan.plan import RacePlan
+from anytime_cls.plan.written import read, write_race
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
+from anytime_cls.race.fitted import DISAGREEMENT, Fitted
 from anytime_cls.race.peers import stages_text
 from anytime_cls.race.races import Outcomes, run, rungs_of
-from anytime_cls.race.registry import (
-    CALIBRATED,
-    RULES,
-    design_fields,
-    temperature_at,
-)
-from anytime_cls.race.rules import Rule
-from anytime_cls.replay.source import (
-    Source,
-    _means,
-    ranks,
-    run_fixed,
-)
-from anytime_cls.traces.known import trace_fields
+from anytime_cls.race.registry import CALIBRATED, RULES, fitted_rule, temperature_at
+from anytime_cls.race.rules import CalibratedRule
+from anytime_cls.replay.source import Source, _means, ranks, run_fixed
+from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError
 
 Array = np.ndarray
 
 
-def plan(
+def planned_specs(
     source: Source,
     rules: Sequence[str] | None = None,
     deltas: Sequence[float] | None = None,
@@ -62,7 +55,7 @@ def full_curves(
     k_max: Sequence[int] | None = None,
     prefixes: Sequence[int] | None = None,
     settings: Mapping[str, Sequence[Any]] | None = None,
-    fields: Mapping[str, Any] | None = None,
+    fitted: Fitted | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Curves:
     """Races of every rule and setting asked for, over a trace of rule `fixed`.
@@ -73,87 +66,82 @@ def full_curves(
     deltas, settings : for every rule that has them; a rule that is given none goes through its default grid
     k_max : orders, at most the trace's; default the trace's
     prefixes : tokens; races on prefixes that the trace recorded; default whole orders
-    fields : `priors` and `calibrated` as in a model's model.json; default the priors in the trace
+    fitted : what is known of the model's races; default what the trace says
     progress : hears image-runs done, and of how many
 
     Raises ReplayError for a trace that is not full or lacks what is asked; ValueError for rules and settings
     that make no sense.
     """
     source = Source(trace)
-    fields = trace_fields(trace) if fields is None else fields
-    names = default_rules(source, fields, prefixes) if rules is None else list(rules)
-    planned = plan(source, names, deltas, k_max, prefixes, settings)
+    fitted = trace_fitted(trace) if fitted is None else fitted
+    own = read(trace.attrs, trace.labels)
+    names = default_rules(source, fitted, prefixes) if rules is None else list(rules)
+    planned = planned_specs(source, names, deltas, k_max, prefixes, settings)
     if CALIBRATED in names and not deltas:
-        planned += calibrated_specs(source, fields, prefixes)
+        planned += calibrated_specs(source, fitted, prefixes)
         if not any(spec.rule == CALIBRATED for spec in planned):  # says what there is
             spec = Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", 0.999, {"delta": 0.999})
-            rule_of(source, fields, spec)
-    raced = [(spec, rule_of(source, fields, spec)) for spec in planned]
+            run_plan(own, source, fitted, spec)
+    raced = [(spec, run_plan(own, source, fitted, spec)) for spec in planned]
     n = len(trace)
-    results = [_Columns(n, rungs_of(rule)) for _, rule in raced]
+    results = [_Columns(n, rungs_of(plan.rule)) for _, plan in raced]
     full = np.full(n, -1)
     total, done = int(source.good.sum()) * len(raced), 0
     label = trace.images["label"]
     wanted = list(dict.fromkeys(spec.prefix for spec, _ in raced))
     for prefix in [None] + [prefix for prefix in wanted if prefix is not None]:
-        mine = [(spec, rule, columns) for (spec, rule), columns in zip(raced, results, strict=True)
+        mine = [(plan, columns) for (spec, plan), columns in zip(raced, results, strict=True)
                 if spec.prefix == prefix]  # fmt: skip
-        temperature = source.temperature(fields, prefix)
-        rungs = {m for _, rule, _ in mine for m, _ in rungs_of(rule)}
+        rungs = {m for plan, _ in mine for m, _ in rungs_of(plan.rule)}
         for images, pulls, rung_scores in source.stacks_with_rungs(prefix, rungs):
             sums = np.cumsum(pulls, axis=1)
             if prefix is None:
                 full[images] = run_fixed(pulls)
-            for spec, rule, columns in mine:
-                outcome = run(rule, pulls[:, : spec.k_max // source.block], rung_scores)
-                columns.take(images, outcome, sums, label[images], temperature_at(rule, temperature))
+            for plan, columns in mine:
+                outcome = run(plan.rule, pulls[:, : plan.pulls], rung_scores)
+                columns.take(images, outcome, sums, label[images], plan.temperature)
                 done += len(images)
                 if progress:
                     progress(done, total)
-    runs = [columns.as_run(source, spec, rule) for (spec, rule), columns in zip(raced, results, strict=True)]
+    runs = [columns.as_run(source, spec, plan) for (spec, plan), columns in zip(raced, results, strict=True)]
     attrs = trace.attrs | {"k_max": source.k_max}
     return Curves(attrs, trace.labels, trace.images["id"], label, full, runs)
 
 
-def rule_of(source: Source, fields: Mapping[str, Any], spec: Spec) -> Rule:
-    """The rule of a spec, as the live race of this model would have it. Raises ValueError."""
+def run_plan(own: RacePlan, source: Source, fitted: Fitted, spec: Spec) -> RacePlan:
+    """The plan of a spec, as the live race of this model would have it: the trace's own but for the race.
+
+    Raises ValueError as `make_rule`.
+    """
     settings = dict(spec.settings)
     delta = float(settings.pop("delta", 0.05))
-    return model_rule(
-        fields, spec.rule, delta, spec.k_max, source.n_classes, source.sampler_name,
-        source.design_prefix(spec.prefix), **settings,
-    )  # fmt: skip
+    design = source.design(spec.prefix, spec.k_max)
+    rule = fitted_rule(fitted, spec.rule, delta, design, source.block, **settings)
+    temperature = temperature_at(rule, source.temperature(fitted, design.steps))
+    known = fitted.of(design.draws, design.steps).temperature is not None
+    return replace(
+        own, design=design, block=source.block, rule=rule, delta=delta, temperature=temperature, fitted=known
+    )
 
 
-def default_rules(
-    source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None = None
-) -> list[str]:
+def default_rules(source: Source, fitted: Fitted, prefixes: Sequence[int] | None = None) -> list[str]:
     """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
-    designs = [
-        design_fields(fields, source.sampler_name, source.design_prefix(prefix))
-        for prefix in prefixes or [source.pass_tokens]
-    ]
-    has_prior = all(design.get("priors", {}).get("paired") for design in designs)
-    names = [name for name in RULES if name != "strict" or has_prior]
-    return names + ([CALIBRATED] if calibrated_specs(source, fields, prefixes) else [])
+    known = [fitted.of(source.sampler_name, m).priors for m in prefixes or [source.pass_tokens]]
+    names = [name for name in RULES if name != "strict" or all("paired" in priors for priors in known)]
+    return names + ([CALIBRATED] if calibrated_specs(source, fitted, prefixes) else [])
 
 
-def calibrated_specs(source: Source, fields: Mapping[str, Any], prefixes: Sequence[int] | None) -> list[Spec]:
+def calibrated_specs(source: Source, fitted: Fitted, prefixes: Sequence[int] | None) -> list[Spec]:
     """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for."""
     out = []
     wanted_prefixes = [None if m == source.pass_tokens else m for m in prefixes or [source.pass_tokens]]
     for prefix in dict.fromkeys(wanted_prefixes):
-        wanted = (source.k_max, source.sampler_name, source.n_classes, source.design_prefix(prefix))
+        design = source.design(prefix)
         tail = "" if prefix is None else f" m={prefix}"
-        entries = fields.get("calibrated", ())
-        found = {
-            (e.get("loss", "disagreement"), float(e["risk"]))
-            for e in entries
-            if (e["k_max"], e["order_sampler"], e["n_classes"], e.get("prefix")) == wanted
-        }
+        found = {(entry.loss, entry.risk) for entry in fitted.calibrated if entry.design == design}
         for loss, risk in sorted(found):
-            own = {"delta": risk} if loss == "disagreement" else {"delta": risk, "loss": loss}
-            curve = CALIBRATED + ("" if loss == "disagreement" else f" {loss}") + tail
+            own = {"delta": risk} if loss == DISAGREEMENT else {"delta": risk, "loss": loss}
+            curve = CALIBRATED + ("" if loss == DISAGREEMENT else f" {loss}") + tail
             out.append(Spec(CALIBRATED, source.k_max, curve, "delta", risk, own, prefix))
     return out
 
@@ -184,7 +172,7 @@ class _Columns:
         self.probability[images] = probability[np.arange(len(images)), outcome.prediction]
         self.rank[images] = ranks(means, outcome.prediction, label)
 
-    def as_run(self, source: Source, spec: Spec, rule: Rule) -> CurveRun:
+    def as_run(self, source: Source, spec: Spec, plan: RacePlan) -> CurveRun:
         passes = self.passes.astype(np.int64) * source.block
         cost = passes * source.cost(spec.prefix)
         for (prefix, _), rows in zip(self.rungs, self.rung_rows.T, strict=True):
@@ -197,10 +185,12 @@ class _Columns:
         settings |= {key: stages_text(value) if key == "stages" else value
                      for key, value in spec.settings.items()}  # fmt: skip
         if spec.rule == CALIBRATED:
-            settings["delta"] = rule.delta  # type: ignore[attr-defined]  # the risk that was calibrated
+            assert isinstance(plan.rule, CalibratedRule)
+            settings["delta"] = plan.rule.delta  # the risk that was calibrated
         elif spec.knob == "delta" and spec.knob_value < 1:
             settings["delta"] = spec.knob_value
         return CurveRun(
             settings, self.prediction, self.pulls.astype(np.int64) * source.block, passes, fraction,
             self.stop, self.probability, self.rank, fraction * source.full_cost * source.seconds_a_pass,
+            write_race(plan),
         )  # fmt: skip

@@ -58,6 +58,7 @@ class StudyRun:
     seconds: Array
     probability: Array
     flops: Array | None
+    plan: str  # as `CurveRun.plan`
 
     @property
     def rule(self) -> str:
@@ -224,7 +225,7 @@ def _study_run(
         prediction=np.asarray(run.prediction)[at], full=full, rank=np.asarray(run.rank)[at],
         orders=np.asarray(run.orders, float)[at], passes=passes,
         seconds=np.asarray(run.seconds, float)[at], probability=np.asarray(run.probability, float)[at],
-        flops=passes * float(flops) if flops else None,
+        flops=passes * float(flops) if flops else None, plan=run.plan,
     )  # fmt: skip
 
 

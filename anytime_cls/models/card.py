@@ -7,12 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
+from msgspec import Meta, Struct, ValidationError, convert
 
 from anytime_cls.models.labels import ClassIndex, infer_synsets
-from anytime_cls.race.bounds import VariancePrior
+from anytime_cls.race.fitted import Fitted
+from anytime_cls.scorers.shapes import RandARConfig, transformer_config
 
 
 class ModelError(ValueError):
@@ -22,6 +24,37 @@ class ModelError(ValueError):
 DEFAULT_MODEL = "cifar10"
 SCHEMA = 1
 WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")
+
+
+class CardFile(Struct):
+    """What every `model.json` must say, besides what was fitted (`race.fitted`) and its method's own."""
+
+    schema: int
+    name: str
+    labels: list[str]
+    image_size: Annotated[int, Meta(ge=1, le=1 << 14)]
+    model: dict[str, Any]
+    tokenizer: dict[str, Any]
+    sha256: dict[str, str]
+    layout: str = "randar"
+    synsets: list[str] | None = None
+
+
+def check_fields(fields: Any) -> None:
+    """Refuses what no card could say. Raises ValueError naming the field."""
+    try:
+        file = convert(fields, CardFile)
+    except ValidationError as error:
+        raise ValueError(str(error)) from None
+    if file.schema != SCHEMA:
+        raise ValueError(f"schema {file.schema}, this version reads {SCHEMA}")
+    for key in ("n_tokens", "n_classes"):
+        if not isinstance(file.model.get(key), int) or not 1 <= file.model[key] < 1 << 24:
+            raise ValueError(f"model.{key} must be a whole number from 1 - at `$.model.{key}`")
+    if len(set(file.labels)) != len(file.labels) or len(file.labels) != file.model["n_classes"]:
+        raise ValueError(f"labels do not match its {file.model['n_classes']} classes")
+    if missing := sorted(set(WEIGHTS) - set(file.sha256)):
+        raise ValueError(f"no hash of {missing[0]} - at `$.sha256`")
 
 
 @dataclass(frozen=True)
@@ -54,9 +87,22 @@ class ModelCard:
         return float(self.fields.get("temperature", 1.0))
 
     @property
-    def priors(self) -> dict[str, VariancePrior]:
-        """Variance priors under `paired` and `marginal`; empty for an uncalibrated model."""
-        return {key: VariancePrior.from_dict(value) for key, value in self.fields.get("priors", {}).items()}
+    def tokens(self) -> int:
+        """Tokens of an image: steps of a whole order."""
+        return int(self.fields["model"]["n_tokens"])
+
+    @cached_property
+    def shape(self) -> RandARConfig:
+        """The shape of its transformer (`n_tokens`, `flops`), without the weights. Raises ModelError."""
+        try:
+            return transformer_config(self.fields.get("layout", "randar"), self.fields["model"])
+        except (KeyError, TypeError, ValueError) as error:
+            raise ModelError(f"{self.path}: model.json's model does not make sense ({error})") from None
+
+    @cached_property
+    def fitted(self) -> Fitted:
+        """What was fitted to this model's races."""
+        return Fitted.read(self.fields, self.tokens)
 
     @property
     def sha256(self) -> dict[str, str]:

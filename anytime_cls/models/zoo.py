@@ -11,11 +11,12 @@ of two that are published, is found beside it or in the Hugging Face cache (`hub
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from msgspec.json import decode
 
 from anytime_cls.models import hub
 from anytime_cls.models.card import (
@@ -23,6 +24,7 @@ from anytime_cls.models.card import (
     WEIGHTS,
     ModelCard,
     ModelError,
+    check_fields,
 )
 from anytime_cls.models.checkpoints import (
     SUFFIXES,
@@ -72,19 +74,16 @@ def read_card(name_or_path: str | Path) -> ModelCard:
 
 def _folder_card(path: Path) -> ModelCard:
     try:
-        fields = json.loads((path / "model.json").read_text(encoding="utf-8"))
-        card = ModelCard(str(fields["name"]), path, fields)
-        if fields["schema"] != SCHEMA:
-            raise ModelError(f"{path}: model.json has schema {fields['schema']}, this version reads {SCHEMA}")
-        if len(set(card.labels)) != len(card.labels) or len(card.labels) != fields["model"]["n_classes"]:
-            raise ModelError(
-                f"{path}: model.json's labels do not match its {fields['model']['n_classes']} classes"
-            )
-        _ = card.identity, card.image_size, card.temperature, card.priors, card.synsets
-    except ModelError:
-        raise
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ModelError(f"{path}: model.json cannot be read ({error!r})") from None
+        fields = decode((path / "model.json").read_bytes())
+        check_fields(fields)
+        card = ModelCard(fields["name"], path, fields)
+        _ = card.fitted, card.synsets
+    except OSError as error:
+        raise ModelError(f"{path}: model.json cannot be read ({error.strerror or error})") from None
+    except RecursionError:
+        raise ModelError(f"{path}: model.json cannot be read (it is nested too deeply)") from None
+    except ValueError as error:  # not JSON, or not a model's
+        raise ModelError(f"{path}: model.json cannot be read ({error})") from None
     return card
 
 

@@ -12,14 +12,13 @@ from matplotlib.figure import Figure
 from anytime_cls.curves.analysis import Analysis, point_rows
 from anytime_cls.curves.confusion import of_run
 from anytime_cls.curves.files import Material
-from anytime_cls.curves.progress import trace_progress
+from anytime_cls.curves.progress import plan_of, trace_progress
 from anytime_cls.curves.study import Y_KINDS, StudyError
 from anytime_cls.pictures import confusion, tables
 from anytime_cls.pictures import figures as plots
 from anytime_cls.pictures.gallery import choose, shown
 from anytime_cls.pictures.report import Gallery
 from anytime_cls.pictures.style import looks
-from anytime_cls.race.registry import CALIBRATED
 from anytime_cls.replay.progress import Progress
 
 Array = np.ndarray
@@ -38,22 +37,14 @@ class Drawn:
 
 
 def races(analysis: Analysis, material: Material) -> dict[str, Progress]:
-    """The races of every series' default run, where a trace among the files has the scores.
-
-    A calibrated rule whose calibration is not at hand is left out.
-    """
+    """The races of every series' default run, where a trace among the files has the scores."""
     out: dict[str, Progress] = {}
     for name, index in analysis.default.items():
         run = analysis.study.runs[index]
         trace = material.trace_of(run)
         if trace is None:
             continue
-        try:
-            went = trace_progress(trace, None if run.live else run.settings)
-        except ValueError:
-            if run.rule != CALIBRATED:
-                raise
-            continue
+        went = trace_progress(trace, plan_of(trace, run))
         place = {str(key): at for at, key in enumerate(trace.images["id"])}
         out[name] = went.of(np.array([place[key] for key in analysis.study.ids]))
     return out
@@ -69,9 +60,7 @@ def gallery(analysis: Analysis, material: Material, images: int = 6) -> Gallery 
     easy, hard = choose(run, images)
     try:
         parts = [shown(trace, run, rows, study.ids, study.label) for rows in (easy, hard)]
-    except ValueError:  # as in `races`
-        if run.rule != CALIBRATED:
-            raise
+    except StudyError:
         return None
     return Gallery(run.series, run.setting, *parts)
 

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from anytime_cls.curves.progress import replayed
+from anytime_cls.curves.progress import plan_of, replayed
 from anytime_cls.curves.study import StudyRun
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import ImageError, decode
+from anytime_cls.plan.plan import RacePlan
 from anytime_cls.traces.read import Trace
 
 Array = np.ndarray
@@ -46,10 +45,10 @@ def choose(run: StudyRun, n: int) -> tuple[list[int], list[int]]:
 def shown(trace: Trace, run: StudyRun, rows: list[int], ids: list[str], truth: Array) -> list[RaceShown]:
     """The races of some of the study's images. run: live in this trace, or a replay of it (a full one)."""
     place = {str(key): at for at, key in enumerate(trace.images["id"])}
-    out = []
+    out, plan = [], plan_of(trace, run)
     for row in rows:
         at = place[ids[row]]
-        scores = race_scores(trace, at, None if run.live else run.settings)
+        scores = race_scores(trace, at, plan)
         label = int(truth[row])
         out.append(RaceShown(
             ids[row], trace.labels[label] if label >= 0 else "", int(run.prediction[row]), label,
@@ -59,11 +58,11 @@ def shown(trace: Trace, run: StudyRun, rows: list[int], ids: list[str], truth: A
     return out
 
 
-def race_scores(trace: Trace, at: int, settings: Mapping[str, Any] | None) -> Array:
-    """What one race scored, order by order: [K used, C]. settings: of a replay; None: the trace's own."""
-    if settings is None:
+def race_scores(trace: Trace, at: int, plan: RacePlan | None) -> Array:
+    """What one race scored, order by order: [K used, C]. plan: of a replay; None: the trace's own."""
+    if plan is None:
         return trace.matrix(at)[: int(trace.images["orders"][at])]
-    _, scored = next(replayed(trace, settings, np.array([at])))
+    _, scored = next(replayed(trace, plan, np.array([at])))
     scores = scored.orders[0]
     return scores[~np.isnan(scores).all(axis=1)]
 

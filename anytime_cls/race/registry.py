@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 from typing import Any
 
 from anytime_cls.race.bounds import (
@@ -12,6 +11,7 @@ from anytime_cls.race.bounds import (
     PlainT,
     VariancePrior,
 )
+from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT, Calibration, Design, Fitted
 from anytime_cls.race.peers import (
     ClarkJainiRule,
     FunnelRule,
@@ -34,25 +34,14 @@ SETTINGS: dict[str, tuple[str, ...]] = {
     "clark-jaini": ("p_value", "min_scores"), "halving": ("saving",), "value": ("price",),
     CALIBRATED: ("loss",),
 }  # fmt: skip
-DISAGREEMENT, ACCURACY = "disagreement", "accuracy"  # what a calibration holds down (risk.py)
-
-
-@dataclass(frozen=True)
-class RaceShape:
-    """What a calibration is for: other races may err more often than it says."""
-
-    k_max: int  # orders
-    n_classes: int | None  # None: not known yet, not compared
-    order_sampler: str = "uniform"
-    prefix: int | None = None  # tokens of an order that a pass scores; None for whole orders
 
 
 def make_rule(
     name: str,
     delta: float = 0.05,
     priors: Mapping[str, VariancePrior] | None = None,
-    calibrated: Sequence[Mapping[str, Any]] = (),
-    shape: RaceShape | None = None,
+    calibrated: Sequence[Calibration] = (),
+    design: Design | None = None,
     temperature: float = 1.0,
     **settings: Any,
 ) -> Rule:
@@ -65,7 +54,7 @@ def make_rule(
     priors : variance priors fitted on held-out traces, under `paired` and `marginal`. Without them
         `paired`, `marginal` and `value` fall back to the plain t (which can drop nothing before two
         orders), and `strict` is refused.
-    calibrated, shape : for `calibrated`: a model's calibrations, and the race it is wanted for
+    calibrated, design : for `calibrated`: a model's calibrations, and the races it is wanted for
     temperature : for `value`: soft-max of mean log-likelihoods over it is a probability
     settings : the rule's own (`SETTINGS`). `alpha` (paired, strict, marginal): error of one pair (class)
         at one look, instead of δ's share; `stages`; `p_value`, `min_scores`; `saving`; `price`; `loss`
@@ -97,7 +86,7 @@ def make_rule(
         case "marginal":
             return MarginalRule(moderated.get("marginal", PlainT()), delta, each=each)
         case "calibrated":
-            return _calibrated(calibrated, delta, shape, **settings)
+            return _calibrated(calibrated, delta, design, **settings)
         case "fixed":
             return FixedRule()
         case "funnel":
@@ -120,7 +109,7 @@ def temperature_at(rule: Rule, otherwise: float) -> float:
 
 
 def _calibrated(
-    entries: Sequence[Mapping[str, Any]], risk: float, shape: RaceShape | None, loss: str = DISAGREEMENT
+    entries: Sequence[Calibration], risk: float, design: Design | None, loss: str = DISAGREEMENT
 ) -> CalibratedRule:
     """The calibration of the largest risk up to the one asked for: what holds less holds it too."""
     if loss not in (DISAGREEMENT, ACCURACY):
@@ -129,74 +118,36 @@ def _calibrated(
         raise ValueError(
             "rule 'calibrated' needs a calibration and this model has none: 'anytime-cls calibrate' makes one"
         )
-    try:
-        fit = [e for e in entries if (shape is None or _fits(e, shape)) and _loss(e) == loss]
-        usable = [e for e in fit if e["risk"] <= risk]
-        if usable:
-            best = max(usable, key=lambda entry: entry["risk"])
-            thresholds = sorted((int(n), float(alpha)) for n, alpha in best["thresholds"].items())
-            rungs = sorted((int(tokens), float(gap)) for tokens, gap in best.get("rungs", ()))
-            bound = ModeratedT(VariancePrior.from_dict(best["prior"]))
-            temperature = float(best["temperature"]) if "temperature" in best else None
-            return CalibratedRule(bound, best["risk"], thresholds=tuple(thresholds), rungs=tuple(rungs),
-                                  temperature=temperature)  # fmt: skip
-        there = "; ".join(
-            f"{_risk_text(e['risk'], _loss(e))} at {_race_text(e['k_max'], e['order_sampler'], e)} "
-            f"of {e['n_classes']} classes"
-            for e in entries
-        )
-    except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise ValueError(f"the model's calibrations cannot be read ({error!r}): calibrate it again") from None
-    wanted = f"{_risk_text(risk, loss)} or less"
-    if shape is not None:
-        classes = "" if shape.n_classes is None else f" of {shape.n_classes} classes"
-        race = _race_text(shape.k_max, shape.order_sampler, {"prefix": shape.prefix})
-        wanted += f" at {race}{classes}"
-    raise ValueError(f"rule 'calibrated' has no calibration for {wanted}: there is {there}")
+    fit = [entry for entry in entries if design in (None, entry.design) and entry.loss == loss]
+    usable = [entry for entry in fit if entry.risk <= risk]
+    if not usable:
+        held = "risk" if loss == DISAGREEMENT else "accuracy drop"
+        wanted = f"{held} {risk:g} or less" + ("" if design is None else f" at {design}")
+        there = "; ".join(map(str, entries))
+        raise ValueError(f"rule 'calibrated' has no calibration for {wanted}: there is {there}")
+    best = max(usable, key=lambda entry: entry.risk)
+    return CalibratedRule(
+        ModeratedT(best.prior), best.risk, thresholds=best.thresholds, rungs=best.rungs,
+        temperature=best.temperature,
+    )  # fmt: skip
 
 
-def _loss(entry: Mapping[str, Any]) -> str:
-    return entry.get("loss", DISAGREEMENT)
+def fitted_rule(
+    fitted: Fitted, name: str, delta: float, design: Design, block: int = 1, **settings: Any
+) -> Rule:
+    """A rule for races of one design, with the priors and calibrations that are known of its model.
 
-
-def _risk_text(risk: float, loss: str) -> str:
-    return f"risk {risk:g}" if loss == DISAGREEMENT else f"accuracy drop {risk:g}"
-
-
-def _race_text(k_max: int, sampler: str, entry: Mapping[str, Any]) -> str:
-    prefix = entry.get("prefix")
-    return f"{k_max} {sampler} orders" + ("" if prefix is None else f" (first {prefix} tokens)")
-
-
-def _fits(entry: Mapping[str, Any], shape: RaceShape) -> bool:
-    return (
-        entry["k_max"] == shape.k_max
-        and entry["order_sampler"] == shape.order_sampler
-        and entry.get("prefix") == shape.prefix
-        and shape.n_classes in (None, entry["n_classes"])
-    )
-
-
-def pull_priors(priors: Mapping[str, VariancePrior], block: int) -> dict[str, VariancePrior]:
-    """Priors of single orders → of pulls of `block` orders.
-
-    A pull varies 1/block as much, or less where the orders of a block are negatively correlated, as
-    antithetic ones are (examples/compare_orders.py).
+    block : orders a pull. Rule `value` takes the calibrated price of these races, the safest, where there is
+    one and no other is given. Raises as `make_rule`.
     """
-    return {key: replace(prior, scale=prior.scale / block) for key, prior in priors.items()}
-
-
-def design_fields(
-    fields: Mapping[str, Any], order_sampler: str = "uniform", prefix: int | None = None
-) -> Mapping[str, Any]:
-    """What a model knows (`priors`, `temperature`) of races by this sampler on this many tokens of an order.
-
-    Whole orders (None) have the fields of `model.json` itself, prefixes their entry of its `designs`, or
-    nothing: a prefix's variances and probabilities are others than a whole order's.
-    """
-    if prefix is None:
-        return fields
-    for design in fields.get("designs", ()):
-        if (design.get("order_sampler"), design.get("prefix")) == (order_sampler, prefix):
-            return design
-    return {}
+    if name == "value" and not settings:
+        prices = [entry for entry in fitted.prices if entry.design == design]
+        if prices:  # what was certified is this price with this posterior
+            safest = min(prices, key=lambda entry: entry.risk)
+            own = {"paired": safest.prior}
+            return make_rule(name, delta, own, temperature=safest.temperature, price=safest.price)
+    fit = fitted.of(design.draws, design.steps)
+    return make_rule(
+        name, delta, fit.of_pulls(block), fitted.calibrated, design,
+        1.0 if fit.temperature is None else fit.temperature, **settings,
+    )  # fmt: skip

@@ -10,15 +10,14 @@ the live race. Traces are read in stacks, so memory is what the results take: 24
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
 from anytime_cls.draws.orders import block_of, distinct_orders
 from anytime_cls.race.decision import UNRANKED
+from anytime_cls.race.fitted import Design, Fitted
 from anytime_cls.race.races import Outcomes
-from anytime_cls.race.registry import design_fields
 from anytime_cls.traces.cost import pass_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError, TraceError
@@ -104,16 +103,19 @@ class Source:
         return pass_cost(self.trace.attrs, prefix)
 
     def design_prefix(self, prefix: int | None = None) -> int | None:
-        """How a race design names passes over `prefix` tokens (default: the trace's): None for whole ones."""
+        """How files name passes over `prefix` tokens (default: the trace's): None for whole ones."""
         m = prefix or self.pass_tokens
         return None if m == self.tokens else m
 
-    def temperature(self, fields: Mapping[str, Any], prefix: int | None = None) -> float:
+    def design(self, steps: int | None = None, k_max: int | None = None) -> Design:
+        """Races on the first `steps` tokens of so many of its orders (default: all that the trace has)."""
+        return Design(self.sampler_name, steps or self.pass_tokens, k_max or self.k_max, self.n_classes)
+
+    def temperature(self, fitted: Fitted, steps: int) -> float:
         """The temperature of this design, if it was fitted; else the one the trace was recorded with."""
-        own, m = self.trace.attrs.get("temperature", 1.0), self.design_prefix(prefix)
-        if m is None:
-            return float(own)
-        return float(design_fields(fields, self.sampler_name, m).get("temperature", own))
+        own = float(self.trace.attrs.get("temperature", 1.0))
+        known = None if steps == self.tokens else fitted.of(self.sampler_name, steps).temperature
+        return own if known is None else known
 
     def rung_stacks(self, prefix: int) -> Iterator[Array]:
         """Log-likelihoods of order 0 at a recorded prefix, [i, C], image for image as in `stacks`."""

@@ -1,11 +1,11 @@
 """A sweep: every image of a data set raced, and everything recorded in a trace.
 
     classifier = AnytimeClassifier.load("cifar10")
-    options = RaceOptions(rule="fixed")
+    plan = sweep_plan(dataset, classifier.card, RaceOptions(rule="fixed"))
     dataset = open_dataset("cifar10", classifier.card, root="data/cifar10/test", limit=1000)
-    attributes = sweep_provenance(dataset, classifier.card, options)
+    attributes = sweep_provenance(plan, dataset, classifier.card)
     with TraceWriter.create("run.h5", attributes, dataset.labels) as writer:
-        tally = run_sweep(classifier, dataset, options, writer)
+        tally = run_sweep(classifier, dataset, plan, writer)
     print(tally.accuracy, tally.interval, tally.saving)
 
 Killed at any moment, the same with `TraceWriter.resume` in place of `create` goes on from there.
@@ -17,16 +17,16 @@ import math
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
-
-import numpy as np
 
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.plan.attributes import provenance
-from anytime_cls.plan.options import RaceOptions, ResolvedOptions
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.plan import RacePlan, Runtime
 from anytime_cls.race.decision import Failure
 from anytime_cls.stats.intervals import wilson
 from anytime_cls.traces.read import Trace
@@ -145,30 +145,27 @@ def threads_each(count: int = 1) -> int:
     return 1 << (most.bit_length() - 1)
 
 
-def sweep_options(dataset: Dataset, card: ModelCard, options: RaceOptions) -> ResolvedOptions:
-    """The options resolved, with the data set's classes as their own; all of the model's become None."""
-    ids = np.asarray(dataset.class_ids)
-    names = None if np.array_equal(ids, np.arange(len(card.labels))) else [card.labels[i] for i in ids]
-    options = replace(options, classes=names)
-    if not np.array_equal(card.class_ids(names), ids):
-        raise ValueError(f"{dataset.name}: its classes cannot be told apart by their names in {card.name!r}")
-    return options.resolve(card)
+def sweep_plan(
+    dataset: Dataset, card: ModelCard, options: RaceOptions, preset: Collection[str] = ()
+) -> RacePlan:
+    """The plan of these options for one model over the data set's classes. Raises ValueError as `make`."""
+    return make(options, card, [int(i) for i in dataset.class_ids], preset)
 
 
 def sweep_provenance(
-    dataset: Dataset, card: ModelCard, options: RaceOptions, device: str = "cpu", dtype: str = "float32",
+    plan: RacePlan, dataset: Dataset, card: ModelCard, runtime: Runtime | None = None,
     command: str | None = None, shard: Shard | None = None, workers: int = 1, engine: str = "local",
-    threads: int | None = None,
 ) -> dict[str, Any]:  # fmt: skip
     """The attributes of a sweep's trace: `provenance`, and the data set. Raises ValueError as it does."""
-    return provenance(card, options, dataset.name, device, dtype, command) | {
+    runtime = runtime or Runtime("cpu")
+    return provenance(plan, card, dataset.name, runtime, command) | {
         "dataset_fingerprint": dataset.fingerprint,
         "root": dataset.root,
         "images": len(dataset.samples),
         "shard": None if shard is None else str(shard),
         "workers": workers,
         "engine": engine,
-        "threads": threads,
+        "threads": runtime.threads,
     }
 
 
@@ -186,7 +183,7 @@ def remaining(dataset: Dataset, writer: TraceWriter, shard: Shard | None = None)
 def run_sweep(
     classifier: AnytimeClassifier,
     dataset: Dataset,
-    options: RaceOptions,
+    plan: RacePlan,
     writer: TraceWriter,
     on_progress: Callable[[Tally], None] | None = None,
     shard: Shard | None = None,
@@ -199,9 +196,8 @@ def run_sweep(
     says True, the run ends with :class:`Stopped`. The writer is left open, with some images unwritten: use it
     in a `with`. Raises TraceError when the trace cannot be written.
     """
-    options = sweep_options(dataset, classifier.card, options)
     tally, todo = remaining(dataset, writer, shard)
-    for index, row, scores in race_images(classifier, dataset, todo, options, stop):
+    for index, row, scores in race_images(classifier, dataset, todo, plan, stop):
         writer.append(row, scores, index)
         tally.add(row)
         if on_progress is not None:
@@ -213,15 +209,15 @@ def race_images(
     classifier: AnytimeClassifier,
     dataset: Dataset,
     indices: Iterable[int],
-    options: RaceOptions,
+    plan: RacePlan,
     stop: Callable[[], bool] | None = None,
 ) -> Iterator[Result]:
     """Rows and scores of these images of a data set, in the order given, as they finish.
 
-    indices: pulled when the engine has room, so that a generator can fetch work when it is needed. options:
-    from `sweep_options`. stop: as in `run_sweep`.
+    indices: pulled when the engine has room, so that a generator can fetch work when it is needed. plan: from
+    `sweep_plan`. stop: as in `run_sweep`.
     """
-    position, k_max = positions(dataset.class_ids), options.resolve(classifier.card).k_max
+    position, k_max = positions(dataset.class_ids), plan.design.k_max
     waiting: deque[tuple[int, Sample, str]] = deque()  # pulled, without a result yet; the error of a bad one
 
     def sources() -> Iterator[Source]:
@@ -241,7 +237,7 @@ def race_images(
             yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
 
     with _stopping(classifier, stop):
-        for result in classifier.classify_many(sources(), options):
+        for result in classifier.classify_many(sources(), plan):
             yield from failed()
             index, sample, _ = waiting.popleft()
             yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))

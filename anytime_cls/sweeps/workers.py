@@ -41,7 +41,7 @@ from anytime_cls.traces.write import TraceWriter
 
 if TYPE_CHECKING:
     from anytime_cls.datasets.base import Dataset
-    from anytime_cls.plan.options import RaceOptions
+    from anytime_cls.plan.plan import RacePlan
 
 CHUNK = 32  # most images given out at once; fewer towards the end, so that workers end together
 STRIKES = 3  # workers that an image may take with it, the last time alone, before it is left out
@@ -55,7 +55,7 @@ class WorkersError(RuntimeError):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs. options: from `sweep.sweep_options`. threads: None leaves torch's choice.
+    """What a worker needs. plan: from `sweep.sweep_plan`. threads: None leaves torch's choice.
 
     trace: the trace to attach to, which has these provenance and labels; None: rows and scores are sent back.
     """
@@ -66,7 +66,7 @@ class Setup:
     batch_size: int | None
     threads: int | None
     dataset: Dataset
-    options: RaceOptions
+    plan: RacePlan
     trace: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
 
@@ -130,7 +130,7 @@ def serve(link: Link, setup: Setup, terminated: Callable[[], bool] = lambda: Fal
         while chunk := _chunk(link, terminated):
             stop = _stop(link, terminated)
             for index, row, scores in race_images(
-                classifier, setup.dataset, _stream(link, chunk, terminated), setup.options, stop
+                classifier, setup.dataset, _stream(link, chunk, terminated), setup.plan, stop
             ):
                 if writer is not None:
                     writer.append(row, scores, index)

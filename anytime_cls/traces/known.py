@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
+from anytime_cls.race.fitted import Fitted
 from anytime_cls.traces.read import Trace
 
 
-def trace_fields(trace: Trace) -> dict[str, Any]:
-    """The priors that the trace's model had when it was recorded, as `fields`; empty if it does not say."""
+def trace_fitted(trace: Trace) -> Fitted:
+    """What the trace's model knew of such races when it was recorded; nothing if the trace does not say."""
+    tokens = int(trace.attrs["tokens"])
     text = trace.attrs.get("priors")
     if not text:
-        return {}
-    priors = {"priors": json.loads(text), "temperature": trace.attrs.get("temperature", 1.0)}
-    if trace.pass_tokens == trace.attrs["tokens"]:
-        return priors
+        return Fitted(tokens)
+    known = {"priors": json.loads(text), "temperature": trace.attrs.get("temperature", 1.0)}
+    if trace.pass_tokens == tokens:
+        return Fitted.read(known, tokens)
     design = {"order_sampler": trace.attrs["order_sampler"], "prefix": trace.pass_tokens}
-    return {"designs": [design | priors]}
+    return Fitted.read({"designs": [design | known]}, tokens)

@@ -18,7 +18,7 @@ from ..errors import readable
 
 if TYPE_CHECKING:
     from anytime_cls.engine.estimate import Estimate
-    from anytime_cls.plan.options import ResolvedOptions
+    from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision
 
 _LONE = re.compile("[\ud800-\udfff]")
@@ -49,10 +49,10 @@ def estimate_line(estimate: Estimate) -> str:
     return f"expected: {seconds} an image, {many if few == many else f'{few} to {many}'} passes"
 
 
-def views(options: ResolvedOptions) -> str:
+def views(plan: RacePlan) -> str:
     """What every order sees, where that is not the centre crop: ", random crops"."""
-    crops = ", random crops" if options.crops == "random" else ""
-    return crops + (f", latent noise {options.latent_noise:g}" if options.latent_noise else "")
+    crops = ", random crops" if plan.crops == "random" else ""
+    return crops + (f", latent noise {plan.noise:g}" if plan.noise else "")
 
 
 def print_json(row: Mapping[str, Any]) -> None:

@@ -8,6 +8,7 @@ import shutil
 import numpy as np
 import pytest
 from basics import write_photo
+from fitted_rules import model_rule
 from replay_data import FIELDS, full_trace, races
 from scipy.stats import binom
 
@@ -24,7 +25,6 @@ from anytime_cls.certify.store import store_calibration
 from anytime_cls.certify.thresholds import ALPHAS, _clearly_less, _rule, calibrate_trace, split_images
 from anytime_cls.models.card import ModelError
 from anytime_cls.models.zoo import read_card
-from anytime_cls.plan.rules import model_rule
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import run
 from anytime_cls.race.rules import CalibratedRule
@@ -254,7 +254,7 @@ def test_a_prefixes_priors_are_its_designs(rung_trace):
     assert design["temperature"] > 0 and design["calibration_images"] == 90
     rule = model_rule(result, "paired", 0.1, 8, 6, prefix=16)
     assert rule.bound.prior == VariancePrior.from_dict(design["priors"]["paired"])
-    for prefix, there in ((None, "8 uniform orders of 6"), (8, r"orders \(first 8 tokens\) of 6")):
+    for prefix, there in ((None, "8 uniform orders of 64"), (8, r"orders of 8 tokens and 6")):
         with pytest.raises(ValueError, match=f"no calibration for risk 0.1 or less at .*{there}"):
             model_rule(result, "calibrated", 0.1, 8, 6, prefix=prefix)
 
@@ -328,40 +328,49 @@ def test_a_calibration_goes_into_the_model_and_is_raced(model, tmp_path):
 
     before = read_card(model)
     new = {"priors": {"paired": FIELDS["priors"]["paired"]}, "temperature": 9.0}
-    store_calibration(model, new | {"calibrated": [entry_of(0.05, 0.1), entry_of(0.01, 0.2)]})
-    path = store_calibration(model, new | {"calibrated": [entry_of(0.05, 0.3), entry_of(0.05, 0.4, 4)]})
+    store_calibration(read_card(model), new | {"calibrated": [entry_of(0.05, 0.1), entry_of(0.01, 0.2)]})
+    path = store_calibration(
+        read_card(model), new | {"calibrated": [entry_of(0.05, 0.3), entry_of(0.05, 0.4, 4)]}
+    )
     card = read_card(model)
-    assert path == model / "model.json" and card.priors == before.priors and card.temperature == 2.0
+    assert (
+        path == model / "model.json"
+        and card.fitted.of("uniform", 64) == before.fitted.of("uniform", 64)
+        and card.temperature == 2.0
+    )
     assert [(e["k_max"], e["risk"], e["thresholds"]["1"]) for e in card.fields["calibrated"]] == [
         (4, 0.05, 0.4), (8, 0.01, 0.2), (8, 0.05, 0.3),
     ]  # fmt: skip
     assert {key: card.fields[key] for key in before.fields} == dict(before.fields)
     classifier = AnytimeClassifier.load(str(model), device="cpu")
-    rule = classifier.rule(RaceOptions(rule="calibrated", delta=0.05, max_orders=8))
+    rule = classifier.plan(RaceOptions(rule="calibrated", delta=0.05, max_orders=8)).rule
     assert rule.alpha(10, 8, 1) == 0.3
     decision = classifier.classify(
         write_photo(tmp_path / "p.jpg"), RaceOptions(rule="calibrated", delta=0.05, max_orders=8)
     )
     assert decision.passes < 80
-    with pytest.raises(ValueError, match=r"no calibration for risk 0\.05 or less at 32 uniform orders of 10"):
-        classifier.rule(RaceOptions(rule="calibrated", delta=0.05))
-    with pytest.raises(ValueError, match="at 8 uniform orders of 2 classes"):
-        classifier.rule(RaceOptions(rule="calibrated", max_orders=8, classes=("cat", "dog")))
-    store_calibration(model, new | {"calibrated": []}, replace_priors=True)
-    assert read_card(model).temperature == 9.0 and "marginal" not in read_card(model).priors
+    with pytest.raises(ValueError, match=r"no calibration for risk 0\.05 or less at 32 uniform orders of 64"):
+        classifier.plan(RaceOptions(rule="calibrated", delta=0.05))
+    with pytest.raises(ValueError, match="at 8 uniform orders of 64 tokens and 2 classes"):
+        classifier.plan(RaceOptions(rule="calibrated", max_orders=8, classes=("cat", "dog")))
+    store_calibration(read_card(model), new | {"calibrated": []}, replace_priors=True)
+    assert (
+        read_card(model).temperature == 9.0
+        and "marginal" not in read_card(model).fitted.of("uniform", 64).priors
+    )
 
 
 def test_a_model_that_cannot_be_written_stays_as_it_was(model, monkeypatch):
     before = (model / "model.json").read_bytes()
     calibration = {"priors": {}, "calibrated": [entry_of(0.05, 0.1)]}
     with pytest.raises(ModelError, match="has other weights than the calibration's trace"):
-        store_calibration(model, calibration | {"model_sha256": "00"})
+        store_calibration(read_card(model), calibration | {"model_sha256": "00"})
 
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr("os.replace", full)
     with pytest.raises(ModelError, match=r"cannot write .*model\.json: No space left on device"):
-        store_calibration(model, calibration)
+        store_calibration(read_card(model), calibration)
     assert (model / "model.json").read_bytes() == before
     assert not list(model.glob(".tmp-*")) and json.loads(before)

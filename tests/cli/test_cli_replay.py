@@ -125,7 +125,7 @@ def test_calibrate_writes_what_replay_reads(full, tmp_path, capsys):
     assert rows[0]["passes"] == pytest.approx(entry["held_out"]["passes"], rel=0.2)
     assert 1 - rows[0]["agreement"] < 0.06
     said = refused(capsys, "replay", full, "--rule", "calibrated", "--delta", "0.01", "--priors-from", cal)
-    assert "risk 0.01 or less at 16 uniform orders of 4 classes: there is risk 0.05 at 16" in said
+    assert "risk 0.01 or less at 16 uniform orders of 64 tokens and 4 classes: there is" in said
 
 
 def test_calibrate_writes_into_its_model(tiny_model_dir, tmp_path, capsys):

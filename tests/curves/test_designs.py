@@ -2,23 +2,23 @@
 
 import csv
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from curve_data import K_MAX, LABELS, PRIOR, curves, fixed_run, run, scores, write_trace
 
-from anytime_cls.curves import progress as anytime
 from anytime_cls.curves.analysis import analyse, point_rows
 from anytime_cls.curves.files import Material
 from anytime_cls.curves.full import full_curves
-from anytime_cls.curves.progress import replayed, trace_progress
+from anytime_cls.curves.progress import plan_of, replayed, trace_progress
 from anytime_cls.curves.study import StudyError, join, select
 from anytime_cls.pictures import draw as album
 from anytime_cls.pictures.gallery import race_scores
 from anytime_cls.pictures.tables import budget_rows, classes_left_rows
 from anytime_cls.pictures.wording import verdict
+from anytime_cls.plan.written import read
 from anytime_cls.race.bounds import ModeratedT
 from anytime_cls.race.rules import CalibratedRule
 from anytime_cls.traces.cost import pass_cost
@@ -89,7 +89,7 @@ def test_images_are_paired_by_id(both):
     order = np.random.default_rng(0).permutation(N)[:150]
     name, made = both[1]
     for one in made.runs:
-        for column in (f.name for f in fields(one) if f.name != "settings"):
+        for column in (f.name for f in fields(one) if f.name not in ("settings", "plan")):
             setattr(one, column, getattr(one, column)[order])
     made.ids, made.label, made.full = made.ids[order], made.label[order], made.full[order]
     study = join([both[0], (name, made)])
@@ -152,12 +152,12 @@ def same(a, b, rows=slice(None)):
 def test_a_race_on_prefixes_went_as_its_replay(traces):
     with Trace.open(traces / "m4.h5") as full, Trace.open(traces / "live4.h5") as live:
         made = full_curves(full, ["paired"], deltas=[0.05]).runs[0]
-        went = trace_progress(full, made.settings)
+        went = trace_progress(full, plan_of(full, made))
         np.testing.assert_array_equal(went.leader[:, -1], made.prediction)
         np.testing.assert_allclose(went.spent[:, -1], made.passes / 4)
         same(went, trace_progress(live), np.arange(60) != 7)
         for i in (0, 31):
-            ours = race_scores(full, i, made.settings)
+            ours = race_scores(full, i, plan_of(full, made))
             np.testing.assert_array_equal(ours, race_scores(live, i, None))
             assert len(ours) == made.orders[i]
 
@@ -178,17 +178,16 @@ def test_a_recorded_prefix_is_raced_too(traces):
     assert first["fixed m=4"] == pytest.approx(C / 4) and first["fixed"] == pytest.approx(C)
 
 
-def test_rungs_are_steps_of_a_race(traces, monkeypatch):
-    monkeypatch.setattr(anytime, "rule_of", lambda trace, settings: RUNGS)
-    settings = {"rule": "calibrated", "k_max": K_MAX}
+def test_rungs_are_steps_of_a_race(traces):
     with Trace.open(traces / "whole.h5") as full, Trace.open(traces / "rungs.h5") as live:
-        ours, theirs = trace_progress(full, settings), trace_progress(live)
+        plan = replace(read(full.attrs, full.labels), rule=RUNGS)
+        ours, theirs = trace_progress(full, plan), trace_progress(live)
         assert ours.rungs == theirs.rungs == 2
         same(ours, theirs)
         images = live.images
         np.testing.assert_array_equal(theirs.leader[:, -1], images["prediction"])
         np.testing.assert_allclose(theirs.spent[:, -1], images["token_fraction"] * K_MAX * C)
-        alone = next(replayed(full, settings, np.array([9])))[1]
+        alone = next(replayed(full, plan, np.array([9])))[1]
         np.testing.assert_array_equal(race_scores(live, 9, None), alone.orders[0, : images["orders"][9]])
     assert (ours.racing[:, 0] == C).all() and (np.diff(ours.racing, axis=1) <= 0).all()
     assert (ours.spent[:, 0] == C * 2 / 16).all() and (ours.at(C * 2 / 16) >= 0).all()

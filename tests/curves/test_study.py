@@ -5,9 +5,10 @@ import pytest
 from curve_data import K_MAX, LABELS, curves, fixed_run, run, scores, write_trace
 
 from anytime_cls.curves.analysis import analyse, default_run, point_rows, summary_row
+from anytime_cls.curves.file import read_curves, write_curves
 from anytime_cls.curves.files import Material
 from anytime_cls.curves.full import full_curves
-from anytime_cls.curves.progress import rule_of, trace_progress
+from anytime_cls.curves.progress import plan_of, trace_progress
 from anytime_cls.curves.study import StudyError, join
 from anytime_cls.pictures import draw as album
 from anytime_cls.pictures.tables import budget_rows, classes_left_rows, csv_text, orders_rows
@@ -179,7 +180,7 @@ def full_trace(tmp_path_factory):
 def test_progress_ends_where_the_replay_does(full_trace, rule):
     with Trace.open(full_trace) as trace:
         for made in full_curves(trace, [rule]).runs[::5]:
-            went = trace_progress(trace, made.settings)
+            went = trace_progress(trace, plan_of(trace, made))
             np.testing.assert_array_equal(went.leader[:, -1], made.prediction)
             np.testing.assert_array_equal(went.spent[:, -1], made.passes)
             still = (np.diff(went.spent, axis=1) > 0).sum(axis=1) + 1
@@ -188,8 +189,8 @@ def test_progress_ends_where_the_replay_does(full_trace, rule):
 
 def test_a_live_trace_went_as_its_replay(full_trace, tmp_path):
     with Trace.open(full_trace) as full, Trace.open(write_trace(tmp_path / "live.h5", "paired")) as live:
-        settings = full_curves(full, ["paired"], deltas=[0.05]).runs[0].settings
-        ours, theirs = trace_progress(live), trace_progress(full, settings)
+        made = full_curves(full, ["paired"], deltas=[0.05]).runs[0]
+        ours, theirs = trace_progress(live), trace_progress(full, plan_of(full, made))
         for name in ("leader", "spent", "racing"):
             np.testing.assert_array_equal(getattr(ours, name), getattr(theirs, name))
         assert (ours.racing[:, 0] == len(LABELS)).all() and (np.diff(ours.racing, axis=1) <= 0).all()
@@ -219,13 +220,21 @@ def test_pairs_of_orders_answer_together():
     np.testing.assert_array_equal(pairs.leader[:, 2::2], single.leader[:, 1:-1:2])
 
 
-def test_rules_are_rebuilt_from_settings(full_trace):
+def test_a_run_is_drawn_by_the_plan_it_ran_by(full_trace, tmp_path):
+    """Written and read again, whatever its model's card says by then."""
     full, _ = scores()
+    names = ("funnel", "clark-jaini", "strict", "paired", "marginal", "halving", "value", "fixed")
     with Trace.open(full_trace) as trace:
-        for name in ("funnel", "clark-jaini", "strict"):
-            made = full_curves(trace, [name]).runs[-1]
-            outcome = race_run(rule_of(trace, made.settings), full[:, : made.settings["k_max"]])
+        write_curves(tmp_path / "c.h5", full_curves(trace, names))
+        for name in names:
+            made = read_curves(tmp_path / "c.h5").curve(name)[-1]
+            plan = plan_of(trace, made)
+            outcome = race_run(plan.rule, full[:, : plan.pulls])
             np.testing.assert_array_equal(outcome.passes, made.passes)
+            assert plan.rule.name == name and plan.design.k_max == made.settings["k_max"]
+        made.plan = ""
+        with pytest.raises(StudyError, match="replay the trace again"):
+            plan_of(trace, made)
 
 
 def test_tables_of_races(full_trace):

@@ -118,17 +118,17 @@ def test_an_engine_without_a_clock_is_refused() -> None:
 @pytest.mark.parametrize("name", ["paper", "paper-raster"])
 def test_the_engine_runs_the_passes_and_batches_foretold(tiny_model_dir: Path, name: str) -> None:
     classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
-    options, engine = preset_options(name).resolve(classifier.card), classifier.engine
+    plan, engine = classifier.plan(preset_options(name)), classifier.engine
     engine.cost.overhead, engine.cost.slope = 1.0, 0.0  # a machine on which only batches cost
     batches: list[int] = []
     observe = engine.cost.observe
     engine.cost.observe = lambda rows, m, s: (batches.append(rows), observe(rows, m, s))[0]  # type: ignore
     picture = np.random.default_rng(0).integers(0, 255, (40, 40, 3), np.uint8)
-    (decision,) = classifier.classify_many([picture], options)
+    (decision,) = classifier.classify_many([picture], plan)
     # per padded row a second, too, to compare rows
     engine.cost.slope, engine.cost._ratios = 1.0, type(engine.cost._ratios)()
-    foretold = estimate(engine, classifier.rule(options), 10, options.k_max)
-    assert foretold.most_passes == foretold.least_passes == decision.passes == 10 * options.k_max
+    foretold = estimate(engine, plan.rule, 10, plan.design.k_max)
+    assert foretold.most_passes == foretold.least_passes == decision.passes == 10 * plan.design.k_max
     assert foretold.least == pytest.approx(len(batches) + sum(batches))
     assert math.isclose(foretold.most, 1.25 * foretold.least)
 

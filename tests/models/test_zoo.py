@@ -95,7 +95,8 @@ def test_embedded_models_are_whole(name):
     card = read_card(name)
     model, _ = load_model(card, CPU, torch.float32)
     assert model.config.n_classes == len(card.labels)
-    assert set(card.priors) == {"paired", "marginal"} and card.temperature > 0
+    fit = card.fitted.of("uniform", card.tokens)
+    assert set(fit.priors) == {"paired", "marginal"} and fit.temperature == card.temperature > 0
     by_orders = card.fields["metrics"]["accuracy_at_k"]
     assert card.fields["license"] and by_orders["32" if len(card.labels) == 10 else "16"]["n"] >= 500
 
@@ -114,7 +115,7 @@ def bare(tmp_path):
 def test_a_bare_file_is_a_model(bare):
     card = read_card(bare)
     assert (card.name, card.image_size, len(card.labels), card.temperature) == ("mine", 256, 1000, 1.0)
-    assert card.synsets[:2] == ["n01440764", "n01443537"] and card.priors == {}
+    assert card.synsets[:2] == ["n01440764", "n01443537"] and card.fitted.fits == {}
     assert card.sha256["transformer.safetensors"] == hashlib.sha256(bare.read_bytes()).hexdigest()
     tokens = (bare.parent / "tokenizer.pt").read_bytes()
     assert card.sha256["tokenizer.safetensors"] == hashlib.sha256(tokens).hexdigest()

@@ -12,6 +12,7 @@ import typer
 from anytime_cls.draws.orders import OrderSampler
 from anytime_cls.engine.device import DTYPES
 from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.presets import PRESETS, overridden, preset, preset_options
 from anytime_cls.race.races import Race, aggregate_scores
@@ -21,27 +22,26 @@ from anytime_cls_cli.preset import apply_preset
 
 
 def test_paper_is_the_papers_classifier(tiny_model_dir: Path) -> None:
-    options = preset_options("paper").resolve(read_card(str(tiny_model_dir)))
-    assert (options.rule, options.max_orders, options.orders, options.aggregate) == (
+    plan = make(preset_options("paper"), read_card(str(tiny_model_dir)))
+    assert (plan.rule.name, plan.design.k_max, plan.design.draws, plan.aggregate) == (
         "fixed", 20, "uniform", "mean",
     )  # fmt: skip
-    assert options.prefix is None and options.budget is None and options.prefixes == ()
-    assert options.k_max == 20
+    assert plan.whole and plan.budget is None and plan.record == ()
     assert PRESETS["paper"]["dtype"] == "float32"
     # the same numbers as its formula, argmax_c (1/K) sum_k log p(x | pi_k, c)
     scores = np.random.default_rng(0).normal(-300, 3, (20, 5))
-    race = Race(5, options.k_max, FixedRule())
+    race = Race(5, plan.pulls, FixedRule())
     for k in race.request().orders:
         race.record(k, np.arange(5), scores[k])
     assert race.leader == scores.mean(axis=0).argmax() and race.passes == 100
-    np.testing.assert_allclose(race.means(), aggregate_scores(scores, options.aggregate))
+    np.testing.assert_allclose(race.means(), aggregate_scores(scores, plan.aggregate))
 
 
 @pytest.mark.parametrize(("name", "orders"), [("paper-raster", "raster"), ("paper-constant", "constant")])
 def test_baselines_score_every_image_on_one_order(name: str, orders: str, tiny_model_dir: Path) -> None:
-    options = preset_options(name).resolve(read_card(str(tiny_model_dir)))
-    assert (options.rule, options.orders, options.k_max) == ("fixed", orders, 1)
-    sampler = OrderSampler(options.orders, 16, seed=4)
+    plan = make(preset_options(name), read_card(str(tiny_model_dir)))
+    assert (plan.rule.name, plan.design.draws, plan.design.k_max) == ("fixed", orders, 1)
+    sampler = OrderSampler(plan.design.draws, 16, seed=4)
     assert (sampler.order(b"one", 0) == sampler.order(b"two", 0)).all()
 
 
@@ -109,7 +109,16 @@ def command_line(*arguments: str) -> tuple[Asked, str]:
         context: typer.Context, rule: str = "paired", max_orders: int = 32, orders: str = "uniform",
         aggregate: str = "mean", seed: int = 0, preset: str | None = None,
     ) -> tuple[Asked, str]:  # fmt: skip
-        return apply_preset(context, preset, Asked(rule, max_orders, orders, aggregate, seed))
+        asked = {
+            "rule": rule,
+            "max_orders": max_orders,
+            "orders": orders,
+            "aggregate": aggregate,
+            "seed": seed,
+        }
+        values, said, by_preset = apply_preset(context, preset, asked)
+        assert by_preset <= values.keys() and "seed" not in by_preset
+        return Asked(**values), said
 
     return app(args=list(arguments), standalone_mode=False)
 

@@ -8,16 +8,18 @@ of these tests with probability below 1e-4; seeds are fixed.
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
+from fitted_rules import TOKENS, design, model_rule
 from scipy.stats import binom, ttest_rel
 
-from anytime_cls.plan.rules import model_rule
 from anytime_cls.race.bounds import ModeratedT, PlainT, VariancePrior
+from anytime_cls.race.fitted import Design, Fit, Fitted
 from anytime_cls.race.peers import ClarkJainiRule, FunnelRule, HalvingRule, MarginalRule, top
 from anytime_cls.race.races import aggregate_scores, run
-from anytime_cls.race.registry import CALIBRATED, RULES, RaceShape, design_fields, make_rule, pull_priors
+from anytime_cls.race.registry import CALIBRATED, RULES, make_rule
 from anytime_cls.race.rules import CalibratedRule, PairedRule, paired, sparse_looks
 
 PRIORS = {
@@ -305,20 +307,23 @@ def calibration(
     }  # fmt: skip
 
 
-ENTRIES = [calibration(0.01, 0.1), calibration(0.05, 0.3), calibration(0.02, 0.2, k_max=8)]
+def read(*entries: dict):
+    return Fitted.read({"calibrated": list(entries)}, TOKENS).calibrated
+
+
+ENTRIES = read(calibration(0.01, 0.1), calibration(0.05, 0.3), calibration(0.02, 0.2, k_max=8))
 
 
 def test_calibrated_takes_the_largest_risk_up_to_delta():
-    shape = RaceShape(32, 10)
     for delta, risk, alpha in ((0.01, 0.01, 0.1), (0.03, 0.01, 0.1), (0.05, 0.05, 0.3), (0.9, 0.05, 0.3)):
-        rule = make_rule(CALIBRATED, delta, calibrated=ENTRIES, shape=shape)
+        rule = make_rule(CALIBRATED, delta, calibrated=ENTRIES, design=design(32, 10))
         assert (rule.name, rule.delta, rule.alpha(10, 32, 1)) == ("calibrated", risk, alpha)
-    assert make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, shape=RaceShape(8, None)).delta == 0.02
+    assert make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, design=design(8, 10)).delta == 0.02
 
 
 def test_calibrated_looks_where_it_was_fitted():
     """Its own looks and thresholds; between two looks (for intervals) the one before holds."""
-    rule = make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, shape=RaceShape(32, 10))
+    rule = make_rule(CALIBRATED, 0.05, calibrated=ENTRIES, design=design(32, 10))
     assert isinstance(rule, CalibratedRule) and rule.looks(10, 32) == (1, 4, 16, 32)
     assert [rule.alpha(10, 32, n) for n in (1, 3, 4, 15, 31)] == [0.3, 0.3, 0.15, 0.15, 0.3]
     scores = races(21, 50, 10, spread=1.0, k_max=32)
@@ -329,22 +334,33 @@ def test_calibrated_looks_where_it_was_fitted():
 
 
 @pytest.mark.parametrize(
-    ("delta", "shape"),
-    [(0.005, RaceShape(32, 10)), (0.05, RaceShape(16, 10)), (0.05, RaceShape(32, 9)),
-     (0.05, RaceShape(32, 10, "antithetic"))],
+    ("delta", "races"),
+    [(0.005, design(32, 10)), (0.05, design(16, 10)), (0.05, design(32, 9)),
+     (0.05, design(32, 10, "antithetic"))],
 )  # fmt: skip
-def test_calibrated_is_refused_for_other_races_listing_what_there_is(delta, shape):
-    with pytest.raises(ValueError, match=r"is risk 0\.01 at 32 uniform orders of 10 classes; ") as caught:
-        make_rule(CALIBRATED, delta, calibrated=ENTRIES, shape=shape)
+def test_calibrated_is_refused_for_other_races_listing_what_there_is(delta, races):
+    with pytest.raises(
+        ValueError, match=r"is risk 0\.01 at 32 uniform orders of 64 tokens and 10 classes; "
+    ) as caught:
+        make_rule(CALIBRATED, delta, calibrated=ENTRIES, design=races)
     assert "\n" not in str(caught.value)
 
 
 def test_calibrated_needs_a_calibration_that_can_be_read():
     with pytest.raises(ValueError, match="this model has none: 'anytime-cls calibrate' makes one"):
         make_rule(CALIBRATED, 0.05)
-    for entries in ([{"risk": 0.01}], ["risk"], [calibration(0.01, 0.1) | {"thresholds": {"a": 1}}]):
-        with pytest.raises(ValueError, match=r"the model's calibrations cannot be read"):
-            make_rule(CALIBRATED, 0.05, calibrated=entries, shape=RaceShape(32, 10))
+    good = calibration(0.01, 0.1)
+    for entry, said in (
+        ({"risk": 0.01}, r"missing required field `k_max`.* at `\$\.calibrated\[0\]`"),
+        ("risk", r"Expected `object`, got `str` - at `\$\.calibrated\[0\]`"),
+        (good | {"thresholds": {"a": 1}}, r"\$\.calibrated\[0\]\.thresholds"),
+        (good | {"thresholds": {"1": math.nan}}, r"\$\.calibrated\[0\]\.thresholds"),
+        (good | {"risk": "x"}, r"Expected `float`, got `str` - at `\$\.calibrated\[0\]\.risk`"),
+        (good | {"temperature": 0}, r"\$\.calibrated\[0\]\.temperature"),
+        (good | {"rungs": [[0, 1.0]]}, r"\$\.calibrated\[0\]\.rungs"),
+    ):
+        with pytest.raises(ValueError, match="what was fitted does not make sense: .*" + said):
+            read(entry)
 
 
 def test_a_models_rule_has_its_priors_by_the_pull():
@@ -352,7 +368,7 @@ def test_a_models_rule_has_its_priors_by_the_pull():
     fields = {"priors": {key: prior.to_dict() for key, prior in PRIORS.items()},
               "calibrated": [calibration(0.01, 0.1, k_max=1, sampler="constant")]}  # fmt: skip
     rule = model_rule(fields, "paired", 0.1, 32, 10, "antithetic")
-    assert rule == PairedRule(ModeratedT(pull_priors(PRIORS, 2)["paired"]), 0.1)
+    assert rule == PairedRule(ModeratedT(Fit(PRIORS).of_pulls(2)["paired"]), 0.1)
     assert rule.bound.prior.scale == 1.0 and rule.bound.prior.df == 40
     assert model_rule(fields, CALIBRATED, 0.1, 32, 10, "constant").delta == 0.01
     assert model_rule({}, "paired", 0.1, 32) == PairedRule(PlainT(), 0.1)
@@ -360,44 +376,60 @@ def test_a_models_rule_has_its_priors_by_the_pull():
 
 def test_calibrated_is_for_one_prefix_and_one_loss():
     """A whole order's threshold says nothing of a prefix's, nor one for accuracy of disagreement."""
-    entries = [
+    entries = read(
         calibration(0.05, 0.3), calibration(0.05, 0.2, prefix=8), calibration(0.01, 0.4, loss="accuracy"),
         calibration(0.05, 0.1, sampler="stratified", prefix=8, rungs=[[4, 2.5], [2, 3.5]]),
-    ]  # fmt: skip
+    )  # fmt: skip
 
-    def made(shape: RaceShape, delta: float = 0.05, **settings):
-        return make_rule(CALIBRATED, delta, calibrated=entries, shape=shape, **settings)
+    def made(races: Design, delta: float = 0.05, **settings):
+        return make_rule(CALIBRATED, delta, calibrated=entries, design=races, **settings)
 
-    assert made(RaceShape(32, 10)).alpha(10, 32) == 0.3
-    assert made(RaceShape(32, 10, prefix=8)).alpha(10, 32) == 0.2
-    assert made(RaceShape(32, 10), loss="accuracy").alpha(10, 32) == 0.4
-    strata = made(RaceShape(32, 10, "stratified", 8))
+    assert made(design(32, 10)).alpha(10, 32) == 0.3
+    assert made(design(32, 10, prefix=8)).alpha(10, 32) == 0.2
+    assert made(design(32, 10), loss="accuracy").alpha(10, 32) == 0.4
+    strata = made(design(32, 10, "stratified", 8))
     assert strata.alpha(10, 32) == 0.1 and strata.rungs == ((2, 3.5), (4, 2.5))
-    assert made(RaceShape(32, 10)).rungs == ()
+    assert made(design(32, 10)).rungs == ()
     said = (
-        r"for risk 0\.05 or less at 32 stratified orders \(first 16 tokens\) of 10 classes: "
-        r"there is risk 0\.05 at 32 uniform orders of 10 classes; "
-        r"risk 0\.05 at 32 uniform orders \(first 8 tokens\) of 10 classes; "
-        r"accuracy drop 0\.01 at 32 uniform orders of 10 classes"
+        r"for risk 0\.05 or less at 32 stratified orders of 16 tokens and 10 classes: "
+        r"there is risk 0\.05 at 32 uniform orders of 64 tokens and 10 classes; "
+        r"risk 0\.05 at 32 uniform orders of 8 tokens and 10 classes; "
+        r"accuracy drop 0\.01 at 32 uniform orders of 64 tokens and 10 classes"
     )
     with pytest.raises(ValueError, match=said):
-        made(RaceShape(32, 10, "stratified", 16))
-    with pytest.raises(ValueError, match=r"for accuracy drop 0\.005 or less at 32 uniform orders of 10"):
-        made(RaceShape(32, 10), 0.005, loss="accuracy")
+        made(design(32, 10, "stratified", 16))
+    with pytest.raises(
+        ValueError, match=r"for accuracy drop 0\.005 or less at 32 uniform orders of 64 tokens"
+    ):
+        made(design(32, 10), 0.005, loss="accuracy")
     with pytest.raises(ValueError, match="loss must be disagreement or accuracy, got 'cost'"):
-        made(RaceShape(32, 10), loss="cost")
+        made(design(32, 10), loss="cost")
 
 
 def test_a_design_has_its_own_fields_or_none():
     """A prefix never borrows the whole order's priors: `paired` then drops nothing before two orders."""
     whole = {"paired": PRIORS["paired"].to_dict()}
     part = {"paired": PRIORS["paired"].to_dict() | {"scale": 0.5}}
-    design = {"order_sampler": "stratified", "prefix": 8, "priors": part, "temperature": 0.7}
-    fields = {"priors": whole, "temperature": 2.0, "designs": [design]}
-    assert design_fields(fields, "stratified", 8) == design
-    assert design_fields(fields, "antithetic") == design_fields(fields) == fields
-    assert design_fields(fields, "uniform", 8) == design_fields(fields, "stratified", 16) == {}
+    part_fields = {"order_sampler": "stratified", "prefix": 8, "priors": part, "temperature": 0.7}
+    fields = {"priors": whole, "temperature": 2.0, "designs": [part_fields]}
+    fitted = Fitted.read(fields, TOKENS)
+    assert fitted.of("stratified", 8) == Fit({"paired": replace(PRIORS["paired"], scale=0.5)}, 0.7)
+    assert fitted.of("antithetic", 64) == fitted.of("uniform", 64) == Fit({"paired": PRIORS["paired"]}, 2.0)
+    assert fitted.of("uniform", 8) == fitted.of("stratified", 16) == Fit()
     assert model_rule(fields, "paired", 0.1, 32, 10, "stratified", 8).bound.prior.scale == 0.5
     assert model_rule(fields, "paired", 0.1, 32, 10, "stratified", 16).bound == PlainT()
     with pytest.raises(ValueError, match="needs a variance prior"):
         model_rule(fields, "strict", 0.1, 32, 10, "uniform", 8)
+
+
+def test_a_merge_loses_nothing():
+    """Where both know something the other's is taken; an entry without priors takes nothing away."""
+    fit = {"priors": {"paired": PRIORS["paired"].to_dict()}, "temperature": 2.0}
+    short = {"order_sampler": "stratified", "prefix": 8, **fit}
+    model = Fitted.read({**fit, "designs": [short], "calibrated": [calibration(0.01, 0.1)]}, TOKENS)
+    newer = calibration(0.01, 0.2)
+    own = {"designs": [short | {"prefix": 16}, short | {"temperature": 3.0}], "temperature": 9.0}
+    both = model.merge(Fitted.read({**own, "calibrated": [newer, calibration(0.05, 0.3)]}, TOKENS))
+    assert both.of("stratified", 8).temperature == 3.0 and both.of("stratified", 16).temperature == 2.0
+    assert both.of("uniform", TOKENS) == model.of("uniform", TOKENS)
+    assert [(entry.risk, entry.thresholds[0][1]) for entry in both.calibrated] == [(0.01, 0.2), (0.05, 0.3)]

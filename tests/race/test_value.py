@@ -6,6 +6,7 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
+from fitted_rules import model_rule
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from replay_data import PRIORS, races
@@ -13,7 +14,6 @@ from scipy.integrate import quad
 from scipy.special import softmax
 from scipy.stats import t as student
 
-from anytime_cls.plan.rules import model_rule
 from anytime_cls.race.races import Race, run
 from anytime_cls.race.registry import SETTINGS, make_rule
 from anytime_cls.race.rules import paired

@@ -14,9 +14,10 @@ from scipy.special import softmax
 
 from anytime_cls.curves.full import full_curves
 from anytime_cls.curves.live import live_curves, live_run
-from anytime_cls.models.known import model_fields
+from anytime_cls.models.known import known_of
 from anytime_cls.models.zoo import read_card
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
+from anytime_cls.race.fitted import WHOLE, Design, Fit, Fitted
 from anytime_cls.race.races import Race, run
 from anytime_cls.race.registry import RULES, make_rule
 from anytime_cls.replay import source as replay
@@ -206,12 +207,12 @@ def test_what_cannot_be_replayed_is_one_line(tmp_path):
             (["paired"], None, {"settings": {"alpha": [1.0]}}, "alpha must lie between 0 and 1"),
             (["paired"], None, {"k_max": [17]}, "has 16 orders an image: no K_max of 17"),
             (["calibrated"], None, {}, "needs a calibration and this model has none"),
-            (["strict"], None, {"fields": {}}, "'strict' needs a variance prior"),
+            (["strict"], None, {"fitted": Fitted(64)}, "'strict' needs a variance prior"),
         ):  # fmt: skip
             with pytest.raises(ValueError, match=said) as caught:
                 full_curves(trace, rules, deltas, **options)
             assert "\n" not in str(caught.value)
-        assert "strict" not in full_curves(trace, fields={}).names
+        assert "strict" not in full_curves(trace, fitted=Fitted(64)).names
     for name, attrs in (("a", {"rule": "paired"}), ("b", {"budget": "100 passes"})):
         path = full_trace(tmp_path / f"{name}.h5", races(9, 3), **attrs)
         refused(path, r"a full trace is recorded by 'anytime-cls sweep DATASET --rule fixed -o FULL\.h5'")
@@ -251,28 +252,32 @@ def test_priors_are_the_traces_the_models_or_a_calibrations(tmp_path, tiny_model
     file = tmp_path / "cal.json"
     file.write_text(json.dumps({"priors": {}, "calibrated": [entry], "model_sha256": "ab" * 32}))
     with Trace.open(full_trace(tmp_path / "t.h5", races(10, 5))) as trace:
-        assert model_fields(trace) == {"priors": FIELDS["priors"], "temperature": 1.5}
-        assert model_fields(trace, calibration=file)["calibrated"] == [entry]
+        assert known_of(trace) == Fitted(64, {(WHOLE, 64): Fit(PRIORS, 1.5)})
+        known = known_of(trace, calibration=file).calibrated
+        assert [(e.risk, e.design, e.prior) for e in known] == [
+            (0.1, Design("uniform", 64, 16, 5), PRIORS["paired"])
+        ]
         with pytest.raises(ReplayError, match=r"recorded with other weights than .*tiny"):
-            model_fields(trace, model=str(tiny_model_dir))
+            known_of(trace, model=str(tiny_model_dir))
         for text, said in (("{", "is not a file of 'anytime-cls calibrate'"), ("[]", "is not a file of"),
                            (json.dumps({"priors": {}, "calibrated": [], "model_sha256": "00"}),
                             "is of another model")):  # fmt: skip
             file.write_text(text)
             with pytest.raises(ReplayError, match=said):
-                model_fields(trace, calibration=file)
+                known_of(trace, calibration=file)
         with pytest.raises(ReplayError, match=r"cannot read .*: No such file"):
-            model_fields(trace, calibration=tmp_path / "none.json")
+            known_of(trace, calibration=tmp_path / "none.json")
 
 
 def test_what_was_fitted_to_one_view_is_not_for_traces_of_many(tmp_path, tiny_model_dir):
     card = read_card(str(tiny_model_dir))
     sha = card.sha256["transformer.safetensors"]
-    for more, expected in (({}, dict(card.fields)), ({"crops": "random"}, {})):
+    assert card.fitted != Fitted(64)
+    for more, expected in (({}, card.fitted), ({"crops": "random"}, Fitted(64))):
         path = full_trace(tmp_path / f"{len(more)}.h5", races(10, 5), model_sha256=sha, priors="", **more)
         with Trace.open(path) as trace:
             assert trace.varies == bool(more)
-            assert model_fields(trace, model=str(tiny_model_dir)) == expected
+            assert known_of(trace, model=str(tiny_model_dir)) == expected
 
 
 # live
@@ -297,14 +302,13 @@ def record(path, classifier, photos, options):
     from anytime_cls.traces.rows import image_row, positions
     from anytime_cls.traces.write import TraceWriter
 
-    options = options.resolve(classifier.card)
-    ids = classifier.card.class_ids(options.classes)
-    attrs = provenance(classifier.card, options, "photos", "cpu", "float32")
-    decisions = list(classifier.classify_many(photos, options))
-    with TraceWriter.create(path, attrs, [classifier.labels[c] for c in ids], overwrite=True) as writer:
+    plan = classifier.plan(options)
+    attrs = provenance(plan, classifier.card, "photos")
+    decisions = list(classifier.classify_many(photos, plan))
+    with TraceWriter.create(path, attrs, plan.labels, overwrite=True) as writer:
         for i, decision in enumerate(decisions):
-            row, scores = image_row(f"im{i}", photos[i].name, i % 10, decision, positions(ids.tolist()),
-                                    options.k_max)  # fmt: skip
+            row, scores = image_row(f"im{i}", photos[i].name, i % 10, decision, positions(plan.class_ids),
+                                    plan.design.k_max)  # fmt: skip
             writer.append(row, scores, i)
     return decisions
 

@@ -27,7 +27,7 @@ from anytime_cls.sweeps.sweep import (
     Tally,
     race_images,
     run_sweep,
-    sweep_options,
+    sweep_plan,
     sweep_provenance,
 )
 from anytime_cls.traces.merge import merge_traces
@@ -323,11 +323,11 @@ def test_a_model_that_cannot_be_loaded_leaves_nothing(tiny_model_dir, images, tm
 
 def test_run_sweep_from_python(classifier, images, tmp_path):
     dataset = open_dataset(str(images), classifier.card)
-    options = RaceOptions(max_orders=4)
-    attributes = sweep_provenance(dataset, classifier.card, options)
+    plan = sweep_plan(dataset, classifier.card, RaceOptions(max_orders=4))
+    attributes = sweep_provenance(plan, dataset, classifier.card)
     seen: list[int] = []
     with TraceWriter.create(tmp_path / "x.h5", attributes, dataset.labels) as writer:
-        tally = run_sweep(classifier, dataset, options, writer, lambda tally: seen.append(tally.done))
+        tally = run_sweep(classifier, dataset, plan, writer, lambda tally: seen.append(tally.done))
     assert seen == list(range(1, 13)) and tally.done == tally.total == tally.labelled == 12
     with Trace.open(tmp_path / "x.h5") as trace:
         column = trace.images
@@ -338,9 +338,9 @@ def test_run_sweep_from_python(classifier, images, tmp_path):
 def test_stopped_between_batches_and_gone_on_with(classifier, images, tmp_path):
     """What was finished counts in the tally of the next attempt, and nothing is scored twice."""
     dataset = open_dataset(str(images), classifier.card)
-    options = RaceOptions(max_orders=8)
-    attributes = sweep_provenance(dataset, classifier.card, options)
-    run = (classifier, dataset, options)
+    plan = sweep_plan(dataset, classifier.card, RaceOptions(max_orders=8))
+    attributes = sweep_provenance(plan, dataset, classifier.card)
+    run = (classifier, dataset, plan)
     with TraceWriter.create(tmp_path / "a.h5", attributes, dataset.labels) as writer:
         run_sweep(*run, writer)
     tallies: list[Tally] = []
@@ -373,8 +373,8 @@ def test_work_is_pulled_as_it_is_needed(classifier, images):
                 pulled.append(12 * turn + index)
                 yield index
 
-    options = sweep_options(dataset, classifier.card, RaceOptions())
-    results = race_images(classifier, dataset, indices(), options)
+    plan = sweep_plan(dataset, classifier.card, RaceOptions())
+    results = race_images(classifier, dataset, indices(), plan)
     first = [next(results)[0] for _ in range(3)]
     assert first == [0, 1, 2] and len(pulled) < 400
     results.close()
@@ -387,8 +387,8 @@ def test_a_reader_that_fails_costs_its_image_alone(classifier, images):
         raise KeyError("shard 3\nis gone")
 
     samples = [replace(s, load=broken) if i in (0, 5, 11) else s for i, s in enumerate(dataset.samples)]
-    options = sweep_options(dataset, classifier.card, RaceOptions(max_orders=2))
-    rows = list(race_images(classifier, replace(dataset, samples=samples), range(12), options))
+    plan = sweep_plan(dataset, classifier.card, RaceOptions(max_orders=2))
+    rows = list(race_images(classifier, replace(dataset, samples=samples), range(12), plan))
     assert [index for index, _, _ in rows] == list(range(12))
     assert [i for i, row, _ in rows if row.error] == [0, 5, 11]
     assert rows[5][1].error == "'shard 3\\nis gone'" and rows[5][1].id == samples[5].id
@@ -403,9 +403,10 @@ def test_the_thresholds_of_a_calibrated_rule_are_recorded(images, classifier):
     }  # fmt: skip
     card = replace(classifier.card, fields={**classifier.card.fields, "calibrated": [held]})
     options = RaceOptions(rule="calibrated", delta=0.02, max_orders=8)
-    recorded = sweep_provenance(dataset, card, options)["calibrated"]
+    recorded = sweep_provenance(sweep_plan(dataset, card, options), dataset, card)["calibrated"]
     assert json.loads(recorded) == {"thresholds": [[1, 1e-3], [4, 1e-3]], "rungs": []}
-    assert sweep_provenance(dataset, card, RaceOptions())["calibrated"] is None
+    plan = sweep_plan(dataset, card, RaceOptions())
+    assert sweep_provenance(plan, dataset, card)["calibrated"] is None
     assert "calibrated" in MATCH_KEYS
 
 

@@ -25,7 +25,7 @@ from anytime_cls.plan.options import RaceOptions
 from anytime_cls.sweeps import workers
 from anytime_cls.sweeps.processes import ProcessCrew
 from anytime_cls.sweeps.ray import QueueLink
-from anytime_cls.sweeps.sweep import Stopped, sweep_options, sweep_provenance
+from anytime_cls.sweeps.sweep import Stopped, sweep_plan, sweep_provenance
 from anytime_cls.sweeps.workers import Setup, WorkersError, run_workers, serve
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ImageRow, Scores
@@ -282,9 +282,9 @@ def options(model: Path, images: Path) -> list[str]:
 def test_rows_sent_back_make_the_same_trace(tiny_model_dir, images, single, tmp_path):
     card = read_card(tiny_model_dir)
     dataset = open_dataset(str(images), card)
-    race = sweep_options(dataset, card, RaceOptions(max_orders=8))
+    race = sweep_plan(dataset, card, RaceOptions(max_orders=8))
     setup = Setup(str(tiny_model_dir), "cpu", "float32", None, None, dataset, race)
-    attributes = sweep_provenance(dataset, card, race)
+    attributes = sweep_provenance(race, dataset, card)
     crew = ThreadLinkCrew(setup)
     with TraceWriter.create(tmp_path / "x.h5", attributes, dataset.labels) as writer:
         tally = run_workers(crew, 2, dataset, writer)

@@ -1,0 +1,109 @@
+"""Options and a model's card become one plan: the only place that knows what beats what.
+
+Typed beats preset beats recommended beats default. What a model recommends is its rule `calibrated` where the
+races are the ones that were calibrated, else `paired` on the same orders.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import asdict
+from typing import Any
+
+from anytime_cls.draws.orders import OrderSampler, block_of, distinct_orders
+from anytime_cls.models.card import WEIGHTS, ModelCard
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.plan import RacePlan, Why
+from anytime_cls.race.fitted import Design, Fitted
+from anytime_cls.race.registry import CALIBRATED, fitted_rule, temperature_at
+from anytime_cls.race.rules import PairedRule, Rule
+
+_DEFAULTS: dict[str, Any] = {"rule": "paired", "delta": 0.05, "max_orders": 32, "orders": "uniform"}
+_RACE = (*_DEFAULTS, "prefix")
+
+
+def make(
+    options: RaceOptions,
+    card: ModelCard,
+    class_ids: Sequence[int] | None = None,
+    preset: Collection[str] = (),
+) -> RacePlan:
+    """The plan of these options for one model. No weights are read, and no torch.
+
+    Parameters
+    ----------
+    class_ids : the model's classes to race, a data set's; default those that the options name
+    preset : names of the options that a preset set, not the caller
+
+    Raises ValueError, in one line, for options that make no sense for this model.
+    """
+    tokens = card.tokens
+    ids = [int(i) for i in (card.class_ids(options.classes) if class_ids is None else class_ids)]
+    asked = {name: value for name in _RACE if (value := getattr(options, name)) is not None}
+    recommended: dict[str, Any] = {}
+    if card.fitted.race is not None and not {"rule", "orders", "prefix"} & asked.keys():
+        recommended = {key: value for key, value in asdict(card.fitted.race).items() if value is not None}
+    chosen = _DEFAULTS | recommended | asked
+    why: dict[str, Why] = {
+        name: "preset" if name in preset else "typed" if name in asked
+        else "recommended" if name in recommended else "default"
+        for name in _RACE
+    }  # fmt: skip
+    RaceOptions(**chosen, crops=options.crops, latent_noise=options.latent_noise)  # together they make sense
+
+    steps = int(chosen.get("prefix", tokens))
+    if steps > tokens:
+        raise ValueError(f"a prefix of {steps} tokens is longer than an image's {tokens}")
+    draws, varies = str(chosen["orders"]), options.views.varies
+    OrderSampler(draws, tokens, prefix=steps)
+    if options.prefixes and options.prefixes[-1] >= steps:
+        raise ValueError(
+            f"prefixes must be shorter than the {steps} tokens of a pass, got {options.prefixes[-1]}"
+        )
+    distinct = None if varies else distinct_orders(draws)  # one order seen in many views is many
+    k_max = min(int(chosen["max_orders"]), distinct or int(chosen["max_orders"]))
+    design = Design(draws, steps, k_max, len(ids))
+    block, delta = block_of(draws), float(chosen["delta"])
+    fitted = Fitted(tokens) if varies else card.fitted  # fitted to one view of every image
+
+    def ruled(name: str) -> Rule:
+        if varies and name == CALIBRATED:
+            raise ValueError(
+                "rule 'calibrated' was fitted to one view of an image: name another with random crops or "
+                "noise"
+            )
+        return fitted_rule(fitted, name, delta, design, block)
+
+    try:
+        rule = ruled(str(chosen["rule"]))
+    except ValueError:
+        if "rule" not in recommended or chosen["rule"] != CALIBRATED:
+            raise
+        rule = ruled("paired")  # the calibration is for another δ, K_max or number of classes
+    reporting = rule if isinstance(rule, PairedRule) else ruled("paired")
+    assert isinstance(reporting, PairedRule)
+    own = fitted.of(draws, steps).temperature
+    why["temperature"] = "default" if own is None else "model"
+    return RacePlan(
+        model=card.name,
+        method=str(card.fields.get("layout", "randar")),
+        weights_sha256=card.sha256[WEIGHTS[0]],
+        encoder_sha256=card.sha256[WEIGHTS[1]],
+        tokens=tokens,
+        class_ids=tuple(ids),
+        labels=tuple(card.labels[i] for i in ids),
+        crops=options.crops,
+        noise=float(options.latent_noise),
+        seed=options.seed,
+        design=design,
+        block=block,
+        record=tuple(options.prefixes),
+        rule=rule,
+        delta=delta,
+        reporting=reporting,
+        aggregate=options.aggregate,
+        temperature=temperature_at(rule, card.temperature if own is None else own),
+        fitted=own is not None,
+        budget=options.limit,
+        why=why,
+    )

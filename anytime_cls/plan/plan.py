@@ -1,0 +1,83 @@
+"""One race with nothing left open: what was asked for and what the model's card says, settled once.
+
+Made once (`plan.make`), never changed; commands, the API, the engine, resume, replay and certify read it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.draws.views import ViewSampler
+from anytime_cls.plan.budget import Budget
+from anytime_cls.race.fitted import Design
+from anytime_cls.race.rules import PairedRule, Rule
+
+Why = Literal["typed", "preset", "recommended", "model", "default"]
+
+
+@dataclass(frozen=True)
+class RacePlan:
+    """How every image of a run is raced. `design.steps` is always a number: nothing here means "whole"."""
+
+    # whose scores
+    model: str  # its name
+    method: str  # one of `scorers.shapes.LAYOUTS`
+    weights_sha256: str
+    encoder_sha256: str
+    tokens: int  # of an image
+    class_ids: tuple[int, ...]  # the model's, in the race's order
+    labels: tuple[str, ...]  # of these
+    # of what
+    crops: str
+    noise: float
+    seed: int
+    design: Design
+    block: int  # orders a pull
+    record: tuple[int, ...]  # further steps whose running scores are kept, ascending
+    # who leaves, when it ends, how sure it is
+    rule: Rule  # with its priors, thresholds, rungs
+    delta: float  # as asked for; a calibrated rule's own risk may be smaller
+    reporting: PairedRule  # whose bound separations are by: the rule itself where it has one, else `paired`
+    aggregate: str
+    temperature: float
+    fitted: bool  # whether a temperature was fitted to such races
+    budget: Budget | None
+    # not compared
+    why: Mapping[str, Why] = field(default_factory=dict, compare=False, repr=False)
+
+    @property
+    def pulls(self) -> int:
+        """Pulls after which a race ends."""
+        return self.design.k_max // self.block
+
+    @property
+    def whole(self) -> bool:
+        """Whether a pass scores all of an image."""
+        return self.design.steps >= self.tokens
+
+    @property
+    def sampler(self) -> OrderSampler:
+        """The orders of an image."""
+        return OrderSampler(self.design.draws, self.tokens, self.seed, self.design.steps)
+
+    @property
+    def views(self) -> ViewSampler:
+        """What the model sees of an image on each order."""
+        return ViewSampler(self.crops, self.noise, self.seed)
+
+
+@dataclass(frozen=True)
+class Runtime:
+    """Where a run computes, which changes no decision: not a part of the plan.
+
+    device, dtype : as typed. batch_size : most passes in a batch, None for the device's. threads : of the
+    CPU, None for torch's choice.
+    """
+
+    device: str = "auto"
+    dtype: str = "float32"
+    batch_size: int | None = None
+    threads: int | None = None

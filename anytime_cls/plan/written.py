@@ -1,0 +1,150 @@
+"""Plans as canonical JSON, and back: how a trace, and every run of a curves file, says it was raced."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+from anytime_cls.draws.orders import block_of
+from anytime_cls.plan.budget import Budget, parse_budget
+from anytime_cls.plan.plan import RacePlan
+from anytime_cls.race.bounds import ModeratedT, NormalMixture, PlainT, VariancePrior
+from anytime_cls.race.fitted import Design
+from anytime_cls.race.peers import ClarkJainiRule, FunnelRule, HalvingRule, MarginalRule
+from anytime_cls.race.rules import CalibratedRule, FixedRule, PairedRule
+from anytime_cls.race.value import ValueRule
+
+#: What a plan is built of: nothing else is ever made from a file.
+PARTS = {
+    part.__name__: part
+    for part in (
+        PairedRule, CalibratedRule, FixedRule, MarginalRule, ClarkJainiRule, FunnelRule, HalvingRule,
+        ValueRule, PlainT, ModeratedT, NormalMixture, VariancePrior, Design, Budget,
+    )
+}  # fmt: skip
+ELSEWHERE = ("labels",)  # the trace has them as a column
+RACE = (
+    "design",
+    "block",
+    "rule",
+    "delta",
+    "temperature",
+    "fitted",
+)  # what replayed runs of one trace differ in
+
+
+def plain(thing: Any) -> Any:
+    """A part of a plan as JSON can hold it."""
+    if is_dataclass(thing) and not isinstance(thing, type):
+        own = {f.name: plain(getattr(thing, f.name)) for f in fields(thing)}
+        return {"is": type(thing).__name__, **own}
+    if isinstance(thing, tuple | list):
+        return [plain(item) for item in thing]
+    return thing
+
+
+def built(thing: Any) -> Any:
+    """What `plain` gave, as it was. Raises ValueError for anything that no plan holds."""
+    if isinstance(thing, Mapping):
+        own = {key: built(value) for key, value in thing.items() if key != "is"}
+        part = PARTS.get(str(thing.get("is")))
+        if part is None:
+            raise ValueError(f"a plan has no part {thing.get('is')!r}")
+        try:
+            return part(**own)
+        except TypeError as error:
+            raise ValueError(f"a plan's {part.__name__} cannot be read ({error})") from None
+    if isinstance(thing, list):
+        return tuple(built(item) for item in thing)
+    return thing
+
+
+def fields_of(plan: RacePlan) -> dict[str, Any]:
+    """What two runs must agree in, field by field."""
+    return {
+        f.name: plain(getattr(plan, f.name)) for f in fields(plan) if f.compare and f.name not in ELSEWHERE
+    }
+
+
+def canonical(values: Mapping[str, Any]) -> str:
+    """JSON that is equal where the values are."""
+    return json.dumps(values, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def write(plan: RacePlan) -> str:
+    """A whole plan, without what a trace says elsewhere."""
+    return canonical(fields_of(plan))
+
+
+def write_race(plan: RacePlan) -> str:
+    """How a replayed run was raced: what may differ from its trace's own plan."""
+    return canonical({name: plain(getattr(plan, name)) for name in RACE})
+
+
+def read_race(trace_plan: RacePlan, text: str) -> RacePlan:
+    """The plan of a replayed run, from its trace's and what `write_race` gave. Raises ValueError."""
+    values = _decoded(text)
+    return replace(trace_plan, **{name: built(values[name]) for name in RACE if name in values})
+
+
+def read(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
+    """The plan of a trace, from its attributes and labels. Raises ValueError.
+
+    A trace of schema 1 has no plan: it is put together from what its attributes say.
+    """
+    if "plan" not in attrs:
+        return _of_schema_1(attrs, labels)
+    values = _decoded(str(attrs["plan"]))
+    known = {f.name for f in fields(RacePlan) if f.compare} - set(ELSEWHERE)
+    if missing := sorted(known - values.keys()):
+        raise ValueError(f"the trace's plan lacks {missing[0]}: it was written by another version")
+    return RacePlan(labels=tuple(labels), **{name: built(values[name]) for name in known})
+
+
+def _decoded(text: str) -> dict[str, Any]:
+    try:
+        values = json.loads(text)
+    except (ValueError, RecursionError):
+        values = None
+    if not isinstance(values, dict):
+        raise ValueError("the trace's plan cannot be read")
+    return values
+
+
+def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
+    """Its rule is known as far as its thresholds and priors were written down."""
+    tokens = int(attrs["tokens"])
+    draws = str(attrs.get("order_sampler", "uniform"))
+    priors = json.loads(attrs.get("priors") or "{}")
+    known = {key: VariancePrior.from_dict(prior) for key, prior in priors.items()}
+    bound = ModeratedT(known["paired"]) if "paired" in known else PlainT()
+    delta = float(attrs.get("delta", 0.05))
+    paired = PairedRule(bound, delta)
+    design = Design(
+        draws, int(attrs.get("pass_tokens", tokens)), int(attrs.get("k_max", 1)), max(1, len(labels))
+    )
+    budget = attrs.get("budget")
+    return RacePlan(
+        model=str(attrs.get("model", "")),
+        method="",
+        weights_sha256=str(attrs.get("model_sha256", "")),
+        encoder_sha256=str(attrs.get("tokenizer_sha256", "")),
+        tokens=tokens,
+        class_ids=(),
+        labels=tuple(labels),
+        crops=str(attrs.get("crops", "center")),
+        noise=float(attrs.get("latent_noise", 0.0)),
+        seed=int(attrs.get("seed", 0)),
+        design=design,
+        block=block_of(draws),
+        record=tuple(int(m) for m in attrs.get("prefixes", ())),
+        rule=FixedRule() if attrs.get("rule") == "fixed" else paired,
+        delta=delta,
+        reporting=paired,
+        aggregate=str(attrs.get("aggregate", "mean")),
+        temperature=float(attrs.get("temperature", 1.0)),
+        fitted="temperature" in attrs,
+        budget=None if budget is None else parse_budget(str(budget)),
+    )
