@@ -1,9 +1,11 @@
-"""Examples that print figures for the documents, on made-up traces where the answer is known."""
+"""Examples: those that teach, as they stand; those behind figures, on made-up traces with a known answer."""
 
 from __future__ import annotations
 
 import csv
 import importlib.util
+import runpy
+import shutil
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -14,14 +16,53 @@ from replay_data import full_trace, races
 from scipy.special import softmax
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
+FIGURES = EXAMPLES / "figures"
 
 
 def load(name: str) -> ModuleType:
-    spec = importlib.util.spec_from_file_location(name, EXAMPLES / f"{name}.py")
+    spec = importlib.util.spec_from_file_location(name, FIGURES / f"{name}.py")
     assert spec and spec.loader
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     return module
+
+
+def taught(name: str, monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
+    """Run an example as a command does."""
+    monkeypatch.setattr(sys, "argv", [name, *map(str, args)])
+    runpy.run_path(str(EXAMPLES / f"{name}.py"), run_name="__main__")
+
+
+def test_a_race_is_watched_until_its_answer(monkeypatch, capsys):
+    taught("watch_race", monkeypatch, EXAMPLES / "cat.jpg", "40passes")
+    *steps, last = capsys.readouterr().out.splitlines()
+    left = [int(step.split(" of 10 classes")[0].split()[-1]) for step in steps]
+    assert len(steps) > 2 and left == sorted(left, reverse=True) and left[-1] == 1
+    assert "cat.jpg: cat (" in last and ", decided after " in last
+
+
+def test_a_folder_is_swept_and_replayed(tmp_path, monkeypatch, capsys):
+    for name in ("bird", "frog", "horse"):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        shutil.copy(EXAMPLES / f"{name}.jpg", tmp_path / "data" / name)
+    taught("sweep_and_replay", monkeypatch, tmp_path / "data", tmp_path / "full.h5")
+    first, *runs = capsys.readouterr().out.splitlines()
+    assert first == f"{tmp_path / 'full.h5'}: 3 images in 960 passes of 4 tokens, 100.0% right"
+    assert [run.split(":")[0] for run in runs] == [
+        f"{rule} delta={delta}" for rule in ("paired", "calibrated") for delta in (0.01, 0.05)
+    ]
+    for run in runs:
+        assert "100.0% right, 100.0% agree" in run and int(run.split("x less")[0].split()[-1]) > 16
+
+
+def test_every_script_behind_a_figure_imports_and_has_its_line(monkeypatch):
+    monkeypatch.syspath_prepend(FIGURES)
+    lines = (FIGURES / "README.md").read_text(encoding="utf-8").splitlines()
+    listed = [line.split("`")[1] for line in lines if line.startswith("| `")]
+    scripts = sorted(path.name for path in FIGURES.glob("*.py"))
+    assert listed == scripts
+    for name in scripts:
+        assert callable(load(name.removesuffix(".py")).main)
 
 
 @pytest.mark.parametrize("rule", ["fixed", "paired"])

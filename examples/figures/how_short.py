@@ -3,7 +3,7 @@
     for m in 4 16; do anytime-cls sweep tiny-imagenet --root DATA/train --ids runs/tiny/holdout.txt \\
         --limit 800 --model runs/tiny --rule fixed --orders stratified --prefix $m --max-orders 16 \\
         -o held-out-$m.h5; done
-    python examples/how_short.py held-out-4.h5 held-out-16.h5
+    python examples/figures/how_short.py held-out-4.h5 held-out-16.h5
 
 Traces are of rule `fixed`, of one model; the images are those that all of them have, with labels. Recorded
 prefixes are designs too. Cross entropy is −log of the probability of the true class, the soft-max of the mean

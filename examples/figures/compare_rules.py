@@ -1,6 +1,6 @@
-"""Score test images on every order once, then race every rule over the scores: the table in README.md.
+"""Score test images on every order once, then race every rule over the scores: a table of rules.
 
-    python examples/compare_rules.py DATA/test --images 1000
+    python examples/figures/compare_rules.py DATA/test --images 1000
 
 DATA/test holds a folder of images per class, named as the model's labels. Takes one full trace
 (classes × K_max passes an image), so about 20 minutes for 1,000 CIFAR-10 images on two CPU cores.

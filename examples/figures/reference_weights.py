@@ -1,7 +1,7 @@
 """Full-size RandAR-L written by its public reference code, loaded by ours: do they give the same log p?
 
 git clone https://github.com/ziqipang/RandAR; pip install einops
-python examples/reference_weights.py RandAR FOLDER
+python examples/figures/reference_weights.py RandAR FOLDER
 
 The reference code makes a RandAR-L with random weights and saves it as it saves them: its state dict with
 torch.save, bare and under "model", and as safetensors. Each is read and compared, and per-token

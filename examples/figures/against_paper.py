@@ -2,7 +2,7 @@
 
     anytime-cls sweep cifar10 --root DATA/test --limit 2000 --rule fixed --max-orders 20 -o whole.h5
     anytime-cls sweep cifar10 --root DATA/test --limit 2000 -o race.h5
-    python examples/against_paper.py whole.h5 race.h5
+    python examples/figures/against_paper.py whole.h5 race.h5
 
 The paper's classifier gives every class K whole orders. Where that costs too much to record (200 classes),
 whole.h5 may be a race on whole orders instead, of rule `paired` at K_max = K: its answers stand for those of

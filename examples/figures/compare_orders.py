@@ -1,8 +1,8 @@
 """Which order sampler should be the default: uniform orders against antithetic pairs (π and its reverse).
 
-    python examples/compare_orders.py DATA/test --images 200
+    python examples/figures/compare_orders.py DATA/test --images 200
 
-Scores the same images under both, twice the passes of examples/compare_rules.py. Priors are fitted on
+Scores the same images under both, twice the passes of examples/figures/compare_rules.py. Priors are fitted on
 every other image and the race is run on the rest, so that both samplers are judged alike.
 """
 

@@ -1,7 +1,7 @@
 """What would make an order say more? Control variates and rank weights, judged on a full trace.
 
     anytime-cls sweep cifar10 --root DATA/cifar10/test --rule fixed --record-prefixes 8,16,32 -o full.h5
-    python examples/less_noise.py full.h5 --model cifar10
+    python examples/figures/less_noise.py full.h5 --model cifar10
 
 Half of the images (by --seed) fit, the other half judge.
 

@@ -1,6 +1,6 @@
 """Does saving compute save time? Race many images, and score them on K whole orders, on the same engine.
 
-    python examples/sweep_speed.py IMAGES_FOLDER --images 60
+    python examples/figures/sweep_speed.py IMAGES_FOLDER --images 60
 
 Prints the saving in compute (whole passes, a prefix counting its share of FLOPs), the saving in wall-clock
 time, their ratio (1: all compute saved is its share of the time saved), and where the time goes. The race is

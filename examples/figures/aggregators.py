@@ -1,7 +1,7 @@
 """The paper's aggregators side by side: mean of log p, log of mean p, and mean of soft-max, over K orders.
 
     anytime-cls sweep cifar10 --root DATA/cifar10 --rule fixed --limit 1000 -o full.h5
-    python examples/aggregators.py full.h5
+    python examples/figures/aggregators.py full.h5
 
 Needs no model: everything is computed from the log-likelihoods of a full trace (`--rule fixed`). As in the
 paper's own evaluation, accuracy at K is averaged over all disjoint groups of K of the trace's orders. The

@@ -1,6 +1,6 @@
 """Where the evidence for a class lies: the paper's Figures 1, 3, 4 and 5, for any model and labelled images.
 
-    python examples/token_evidence.py DATA/cifar10/test --images 50 --orders 8 -o evidence.png
+    python examples/figures/token_evidence.py DATA/cifar10/test --images 50 --orders 8 -o evidence.png
 
 DATA/test holds a folder of images per class, named as the model's labels. Takes images × orders × classes
 passes. The first image is the one of Figures 1 and 3; --image names another, whose folder is its class.

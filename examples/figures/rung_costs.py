@@ -2,7 +2,7 @@
 
     anytime-cls sweep cifar10 --root DATA/train --ids runs/cifar10/holdout.txt --rule fixed \\
         --orders stratified --prefix 8 --max-orders 16 --record-prefixes 2,4 -o held-out-8.h5
-    python examples/rung_costs.py held-out-8.h5 --rungs 2,4 --risk 0.05
+    python examples/figures/rung_costs.py held-out-8.h5 --rungs 2,4 --risk 0.05
 
 Races are calibrated on half of the images, without rungs and with those that pay, and counted on the other
 half. Who survives a rung is scored anew from the order's first token. A cache would save those tokens, at

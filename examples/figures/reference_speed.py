@@ -1,7 +1,7 @@
 """Our RandAR against the reference's own forward pass, soft-max and gather: speed, memory, agreement.
 
     git clone https://github.com/ziqipang/RandAR
-    python examples/reference_speed.py --reference RandAR
+    python examples/figures/reference_speed.py --reference RandAR
 
 The same random weights (through `load_reference`), the same rows, the same dtype and threads. Each side runs
 in a process of its own, so that its memory can be told; they take turns, so that a machine that slows down

@@ -1,6 +1,6 @@
 """Do harder images get more orders? Accuracy and adaptive K under corruptions, in the paper's spirit.
 
-    python examples/robustness.py DATA/cifar10/test --images 100 -o robustness.png
+    python examples/figures/robustness.py DATA/cifar10/test --images 100 -o robustness.png
 
 Gaussian noise, blur, contrast and JPEG compression at five severities, with CIFAR-10-C's parameters
 (Hendrycks & Dietterich, ICLR 2019), made here from clean test images. The paper's fixed-K classifier (all

@@ -1,6 +1,6 @@
 """How well a budget in seconds is kept: classify images one by one and look at the time each took.
 
-    python examples/budget_overshoot.py IMAGES_FOLDER --budget 0.5s --images 200 --rule fixed
+    python examples/figures/budget_overshoot.py IMAGES_FOLDER --budget 0.5s --images 200 --rule fixed
 
 `--rule fixed` with many orders is the hard case: it always runs into the budget.
 """
