@@ -12,35 +12,32 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import numpy as np
-import torch
 
 from anytime_cls.draws.views import ViewSampler
-from anytime_cls.engine.device import choose_device, choose_dtype
+from anytime_cls.engine.device import choose_device
 from anytime_cls.engine.encoded import Views
-from anytime_cls.engine.engine import Engine, Job
+from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.estimate import LONG, Estimate, estimate
+from anytime_cls.engine.job import Job
 from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
-from anytime_cls.models.load import load_model
 from anytime_cls.models.zoo import read_card
 from anytime_cls.pixels.decode import ImageError, Source, decode
 from anytime_cls.plan.make import make
-from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.options import RaceOptions, dtype_name
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision, Failure, Standing
 from anytime_cls.race.races import Race
 from anytime_cls.race.rules import CalibratedRule
-from anytime_cls.scorers.sigma import Transformer
-from anytime_cls.tokenizers.base import Tokenizer
+from anytime_cls.scorers.base import Encoded, Scorer
+from anytime_cls.scorers.registry import method
 
 
 class AnytimeClassifier:
-    """A model, its tokenizer and an engine. Use :meth:`load`."""
+    """A model's card, its scorer and an engine. Use :meth:`load`."""
 
-    def __init__(
-        self, card: ModelCard, model: Transformer, tokenizer: Tokenizer, batch_size: int | None = None
-    ):
-        self.card, self.model, self.tokenizer = card, model, tokenizer
-        self.engine = Engine(model, batch_size, identity=card.identity)
+    def __init__(self, card: ModelCard, scorer: Scorer, batch_size: int | None = None):
+        self.card, self.scorer = card, scorer
+        self.engine = Engine(scorer, batch_size, identity=card.identity, probe=self._grey)
         self.load_seconds = 0.0
         self.tokenize_seconds = 0.0  # what the slowest image since the first took to tokenise
         self._warm = False
@@ -59,10 +56,8 @@ class AnytimeClassifier:
         """
         began = time.perf_counter()
         where = choose_device(device)
-        if where.type == "cuda":
-            torch.backends.cudnn.allow_tf32 = False  # token ids are roundings: keep the encoder exact
         card = model if isinstance(model, ModelCard) else read_card(model)
-        self = cls(card, *load_model(card, where, choose_dtype(dtype)), batch_size=batch_size)
+        self = cls(card, method(card.method).load(card, str(where), dtype_name(dtype)), batch_size)
         self.load_seconds = time.perf_counter() - began
         return self
 
@@ -77,7 +72,7 @@ class AnytimeClassifier:
         if not self._warm:
             for _ in range(2):  # the first pays for allocation
                 self.tokenize_seconds = 0.0
-                self.tokens(np.zeros((8, 8, 3), np.uint8))
+                self._grey()
             self.engine.calibrate()
             self._warm = True
         return time.perf_counter() - began
@@ -86,15 +81,19 @@ class AnytimeClassifier:
         """What these options come to with this model; a plan is taken as it is. Raises ValueError."""
         return options if isinstance(options, RacePlan) else make(options or RaceOptions(), self.card)
 
-    def tokens(self, source: Source) -> tuple[np.ndarray, bytes]:
-        """Decode and tokenise: token ids int64 [N] and the content key. Raises ImageError."""
+    def encode(self, source: Source) -> tuple[Encoded, bytes]:
+        """Decode and encode: what the scorer reads (token ids int64 [N], of an any-order model) and the
+        content key. Raises ImageError."""
         views = self._views(decode(source), ViewSampler())
-        return views.tokens(0), views.content
+        return views.encoded(0), views.content
+
+    def _grey(self) -> Encoded:
+        return self.encode(np.zeros((8, 8, 3), np.uint8))[0]
 
     def _views(self, image: Any, sampler: ViewSampler) -> Views:
-        """An image as the orders see it, its first view made."""
-        views = Views(image, self.card.image_size, self.tokenizer, sampler, self.engine.device)
-        views.tokens(0)
+        """An image as the draws see it, its first view made."""
+        views = Views(image, self.card.image_size, self.scorer, sampler)
+        views.encoded(0)
         self.tokenize_seconds = max(self.tokenize_seconds, views.slowest)
         return views
 
@@ -119,6 +118,7 @@ class AnytimeClassifier:
         sources: Iterable[Source],
         options: RaceOptions | RacePlan | None = None,
         on_update: Callable[[Job], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Iterator[Decision | Failure]:
         """Classify many images, in order; rows of different images share batches (unless each has a
         budget in seconds, which is kept image by image). An image that cannot be read is a Failure.
@@ -126,7 +126,7 @@ class AnytimeClassifier:
         What an image gives does not depend on the others, to the last bit of its log-likelihoods. (With
         :meth:`classify`, which takes short cuts for a single image, the last bits may differ on some
         devices.)"""
-        return self._results(sources, self.plan(options), on_update, pad=on_update is None)
+        return self._results(sources, self.plan(options), on_update, on_update is None, stop)
 
     def _results(
         self,
@@ -134,6 +134,7 @@ class AnytimeClassifier:
         plan: RacePlan,
         on_update: Callable[[Job], None] | None,
         pad: bool,
+        stop: Callable[[], bool] | None = None,
     ) -> Iterator[Decision | Failure]:
         if plan.budget is not None and plan.budget.unit == "seconds":
             self.warm_up()
@@ -144,7 +145,7 @@ class AnytimeClassifier:
                 yield self._job(index, source, plan)
 
         turn = 0
-        for job in self.engine.race(jobs(), on_update, pad):
+        for job in self.engine.race(jobs(), on_update, pad, stop):
             finished[job.index] = Failure(job.error) if job.error else self._decision(job, plan)
             while turn in finished:
                 yield finished.pop(turn)
@@ -152,18 +153,18 @@ class AnytimeClassifier:
 
     def _job(self, index: int, source: Source, plan: RacePlan) -> Job:
         began, error = time.perf_counter(), ""
-        tokens, content, views = np.empty(0, int), b"", None
+        encoded, content, views = None, b"", None
         try:
             image = decode(source)
             began = time.perf_counter()  # the budget runs from the decoded image
             seen = self._views(image, plan.views)
-            tokens, content, views = seen.tokens(0), seen.content, seen if plan.views.varies else None
+            encoded, content, views = seen.encoded(0), seen.content, seen if plan.views.varies else None
         except ImageError as reason:
             error = str(reason)
         race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)
         job = Job(
-            index, tokens, content, race, np.array(plan.class_ids), plan.sampler, plan.budget, began,
-            plan.record, plan.design.steps, views,
+            index, encoded, content, race, np.array(plan.class_ids), plan.draws, plan.design.steps, plan.seed,
+            plan.budget, began, plan.record, views,
         )  # fmt: skip
         job.error, job.stop = error, "failed" if error else ""
         job.seconds = time.perf_counter() - began

@@ -88,12 +88,12 @@ def bench(
 
 def _load(model: str, shape: str | None, device: str, dtype: str) -> tuple[str, Transformer]:
     from anytime_cls.classifier import AnytimeClassifier
-    from anytime_cls.engine.bench import parse_shape, random_model
+    from anytime_cls.engine.bench import parse_shape, random_model, transformer_of
     from anytime_cls.engine.device import choose_device, choose_dtype
 
     try:
         if shape is None:
-            return model, AnytimeClassifier.load(model, device, dtype).model
+            return model, transformer_of(AnytimeClassifier.load(model, device, dtype).scorer)
         config, where, kind = parse_shape(shape), choose_device(device), choose_dtype(dtype)
         return f"{shape} (random weights)", random_model(config, where, kind)
     except (ValueError, RuntimeError) as error:

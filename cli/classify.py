@@ -69,7 +69,7 @@ def run(
         classifier = load(card, device, asked["dtype"], rows)
     except ValueError as error:
         raise Refused(str(error)) from None
-    n_tokens = classifier.tokenizer.n_tokens
+    n_tokens = plan.tokens
     show: Show = PeopleShow(out.top, n_tokens) if people else JsonShow(out.top)
     ready = time.perf_counter() - began
     from anytime_cls.classifier import estimate_image, is_long
@@ -150,7 +150,7 @@ def introduce(
     card, design = classifier.card, plan.design
     device = classifier.engine.device
     where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
-    dtype = str(classifier.model.output.weight.dtype).removeprefix("torch.")
+    dtype = classifier.scorer.dtype
     learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
     delta = f" at δ = {plan.delta:g}" if plan.rule.name in DELTA_RULES else ""
     allowed = f"budget {plan.budget} an image" if plan.budget else "no budget"

@@ -6,6 +6,7 @@ import os
 import platform
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -79,14 +80,19 @@ def runs(device: torch.device, dtype: torch.dtype) -> str:
 
 def measure(classifier: AnytimeClassifier) -> dict[str, Any]:
     """Passes per second of whole orders, and the engine's own calibration, measured anew."""
-    config, device = classifier.model.config, classifier.engine.device
+    from anytime_cls.engine.bench import rows_of, seconds_of, transformer_of
+
+    model, device = transformer_of(classifier.scorer), classifier.engine.device
     began = time.perf_counter()
     speeds = []
     for rows in BATCHES:
         if time.perf_counter() - began > LIMIT:
             break
-        timed(classifier, rows)  # the first of a size pays for allocation
-        seconds = sorted(timed(classifier, rows) for _ in range(REPEATS))
+        inputs = rows_of(model, rows)
+        with torch.inference_mode():
+            work = partial(model, *inputs)
+            seconds_of(work, device)  # the first of a size pays for allocation
+            seconds = sorted(seconds_of(work, device) for _ in range(REPEATS))
         speeds.append(
             {
                 "batch": rows,
@@ -98,10 +104,10 @@ def measure(classifier: AnytimeClassifier) -> dict[str, Any]:
     learnt = classifier.engine.cost
     return {
         "device": str(device),
-        "dtype": str(classifier.model.output.weight.dtype).removeprefix("torch."),
-        "tokens": config.n_tokens,
-        "gflop_per_pass": round(config.flops() / 1e9, 4),
-        "classes": config.n_classes,
+        "dtype": classifier.scorer.dtype,
+        "tokens": model.config.n_tokens,
+        "gflop_per_pass": round(model.config.flops() / 1e9, 4),
+        "classes": model.config.n_classes,
         "speed": speeds,
         "calibration": {
             "overhead_seconds": learnt.overhead,
@@ -109,18 +115,6 @@ def measure(classifier: AnytimeClassifier) -> dict[str, Any]:
             "took_seconds": round(learned, 3),
         },
     }
-
-
-@torch.inference_mode()
-def timed(classifier: AnytimeClassifier, rows: int) -> float:
-    """Seconds of one batch of whole orders, results on the CPU."""
-    config, device = classifier.model.config, classifier.engine.device
-    tokens = torch.zeros(rows, config.n_tokens, dtype=torch.long, device=device)
-    order = torch.arange(config.n_tokens, device=device).expand(rows, -1)
-    classes = torch.arange(rows, device=device) % config.n_classes
-    began = time.perf_counter()
-    classifier.model(tokens, classes, order).cpu()
-    return time.perf_counter() - began
 
 
 def print_report(report: Mapping[str, Any]) -> None:

@@ -38,8 +38,7 @@ class Recorder:
 
 def provenance(classifier: AnytimeClassifier, plan: RacePlan, command: Sequence[str]) -> dict[str, Any]:
     """Where the numbers of a run over files come from: docs/trace.md. command: its arguments."""
-    weight = classifier.model.output.weight
-    runtime = Runtime(str(weight.device), str(weight.dtype).removeprefix("torch."))
+    runtime = Runtime(classifier.scorer.device, classifier.scorer.dtype)
     return provenance_of(plan, classifier.card, "files", runtime, typed(command))
 
 

@@ -9,6 +9,7 @@ from PIL import Image
 
 from anytime_cls import AnytimeClassifier, Failure, ImageError, RaceOptions
 from anytime_cls.engine.device import choose_device, choose_dtype
+from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.randar import RandAR
 from anytime_cls.scorers.shapes import RandARConfig
 
@@ -77,14 +78,14 @@ def test_batches_of_any_size_give_the_same_bits(classifier, rule):
     With a model of width 64, since below it a row's place in a tile shows on some CPUs (see test_engine).
     """
     torch.manual_seed(0)
-    model = RandAR(RandARConfig(64, 1, 2, classifier.tokenizer.vocab_size, 64, 10)).eval()
+    model = RandAR(RandARConfig(64, 1, 2, classifier.scorer.tokenizer.vocab_size, 64, 10)).eval()
     torch.nn.init.normal_(model.output.weight, std=0.1)
     torch.nn.init.normal_(model.cls_embedding.weight, std=1.0)
     options = RaceOptions(rule=rule, max_orders=6, prefixes=[8, 32])
     images = pictures(9)
     seen = []
     for batch_size, chunks in ((8, [9]), (32, [9]), (64, [9]), (32, [4, 1, 4]), (11, [2, 7])):
-        many = AnytimeClassifier(classifier.card, model, classifier.tokenizer, batch_size)
+        many = AnytimeClassifier(classifier.card, AnyOrder(model, classifier.scorer.tokenizer), batch_size)
         assert many.engine.tile(64) == 8
         rest, decisions = iter(images), []
         for size in chunks:

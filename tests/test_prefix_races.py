@@ -175,7 +175,7 @@ def test_designs_that_make_no_sense_are_refused(model, given, what):
 def test_a_decision_of_the_recommended_race(model, photo):
     classifier = AnytimeClassifier.load(str(model), "cpu")
     decision = classifier.classify(photo)
-    share = classifier.model.config.flops(8) / classifier.model.config.flops()
+    share = classifier.scorer.shape.flops(8) / classifier.scorer.shape.flops()
     assert decision.pass_tokens == 8 and decision.full_passes == pytest.approx(160 * share)
     assert {record.prefix for record in decision.records} <= {2, 8}
     assert 0 < decision.passes <= decision.full_passes + 10 * share

@@ -31,9 +31,9 @@ VARIED = RaceOptions(rule="fixed", orders="uniform", max_orders=4, crops="random
 def load(folder: Path, batch_size: int | None = None) -> AnytimeClassifier:
     """The tiny model with a tokenizer that tells pictures apart: its random weights give all one token."""
     classifier = AnytimeClassifier.load(str(folder), "cpu", batch_size=batch_size)
-    assert isinstance(classifier.tokenizer, FSQTokenizer)
+    assert isinstance(classifier.scorer.tokenizer, FSQTokenizer)
     with torch.no_grad():
-        classifier.tokenizer.to_code.weight.mul_(1000)
+        classifier.scorer.tokenizer.to_code.weight.mul_(1000)
     return classifier
 
 
@@ -53,14 +53,14 @@ def many(classifier: AnytimeClassifier, pictures: list[np.ndarray], options: Rac
 
 
 def test_every_order_is_scored_on_its_own_view_for_all_classes(classifier: AnytimeClassifier) -> None:
-    views = Views(decode(PICTURES[0]), 32, classifier.tokenizer, ViewSampler("random", 0.3, 5))
+    views = Views(decode(PICTURES[0]), 32, classifier.scorer, ViewSampler("random", 0.3, 5))
     sampler = OrderSampler("uniform", 64, 5)
     want = np.empty((4, 10))
     for k in range(4):
-        tokens = torch.from_numpy(np.tile(views.tokens(k), (10, 1)))
+        tokens = torch.from_numpy(np.tile(views.encoded(k), (10, 1)))
         orders = torch.from_numpy(np.tile(sampler.order(views.content, k), (10, 1)))
         with torch.inference_mode():
-            want[k] = classifier.model(tokens, torch.arange(10), orders).double().sum(dim=1)
+            want[k] = classifier.scorer.model(tokens, torch.arange(10), orders).double().sum(dim=1)
     (got,) = many(classifier, PICTURES[:1], VARIED)
     np.testing.assert_allclose(got, want, atol=2e-3)
     (plain,) = many(classifier, PICTURES[:1], replace(VARIED, crops="center", latent_noise=0.0))
@@ -87,9 +87,9 @@ def test_centre_crops_without_noise_are_as_ever(classifier: AnytimeClassifier) -
     (a,), (b,) = (many(classifier, PICTURES[:1], options) for options in
                   (plain, replace(plain, crops="center", latent_noise=0.0)))  # fmt: skip
     np.testing.assert_array_equal(a, b)
-    tokens, content = classifier.tokens(PICTURES[0])
-    views = Views(decode(PICTURES[0]), 32, classifier.tokenizer)
-    assert content == views.content and (tokens == views.tokens(9)).all()
+    tokens, content = classifier.encode(PICTURES[0])
+    views = Views(decode(PICTURES[0]), 32, classifier.scorer)
+    assert content == views.content and (tokens == views.encoded(9)).all()
 
 
 def test_one_order_seen_in_many_views_is_many(classifier: AnytimeClassifier) -> None:
@@ -131,8 +131,8 @@ def test_a_budget_in_seconds_counts_the_views(classifier: AnytimeClassifier) -> 
 
     plan = classifier.plan(replace(VARIED, max_orders=50, budget="1s"))
     job = classifier._job(0, PICTURES[0], plan)
-    job.views = Slow(decode(PICTURES[0]), 32, classifier.tokenizer, plan.views)
-    job.views.tokens(0)
+    job.views = Slow(decode(PICTURES[0]), 32, classifier.scorer, plan.views)
+    job.views.encoded(0)
     classifier.warm_up()
     (done,) = classifier.engine.race([job])
     assert done.stop == "budget" and made == [0] and done.race.n <= 1

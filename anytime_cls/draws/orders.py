@@ -7,11 +7,12 @@ orders (the paper's shared π_k), so what an order adds to every class cancels i
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
+
+from anytime_cls.draws.base import Draw
+from anytime_cls.draws.keyed import permutation
 
 SAMPLERS = ("uniform", "antithetic", "stratified", "raster", "constant")
 
@@ -66,6 +67,11 @@ class OrderSampler:
                 )
 
     @property
+    def steps(self) -> int:
+        """Tokens of an order that a pass scores."""
+        return self.prefix or self.n_tokens
+
+    @property
     def block(self) -> int:
         """Orders in one pull."""
         return block_of(self.name)
@@ -75,29 +81,28 @@ class OrderSampler:
         """How many different orders there are, None for as many as anyone asks for."""
         return distinct_orders(self.name)
 
+    def at(self, seed: int, content: bytes, k: int) -> Draw:
+        """Order k of the image with this content key, as a draw."""
+        return Draw(k, (self._order(seed, content, k),))
+
     def order(self, content: bytes, k: int) -> np.ndarray:
         """Order k of the image with this content key: int64 [N], a permutation of 0 .. N−1."""
+        return self._order(self.seed, content, k)
+
+    def _order(self, seed: int, content: bytes, k: int) -> np.ndarray:
         if self.name == "raster":
             return np.arange(self.n_tokens)
         if self.name == "constant":
-            return self._random(b"constant", 0)
+            return self._random(seed, b"constant", 0)
         if self.name == "antithetic":
-            pi = self._random(content, k // 2)
+            pi = self._random(seed, content, k // 2)
             return pi[::-1].copy() if k % 2 else pi
         if self.name == "stratified":
             assert self.prefix is not None
             block, stratum = divmod(k, self.n_tokens // self.prefix)
-            pi, start = self._random(content, block), self.prefix * stratum
+            pi, start = self._random(seed, content, block), self.prefix * stratum
             return np.concatenate((pi[start:], pi[:start]))
-        return self._random(content, k)
+        return self._random(seed, content, k)
 
-    def _random(self, content: bytes, k: int) -> np.ndarray:
-        digest = hashlib.sha256(f"{self.seed}:{k}:".encode() + content).digest()
-        return _permutation(digest, self.n_tokens).copy()  # the cached one is nobody's to write to
-
-
-@lru_cache(maxsize=1024)  # the orders of a stratified block share one, and so do an antithetic pair's
-def _permutation(digest: bytes, n: int) -> np.ndarray:
-    # raw Philox words are fixed for ever; Generator.permutation may change between NumPy versions
-    words = np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
-    return np.argsort(words, kind="stable")
+    def _random(self, seed: int, content: bytes, k: int) -> np.ndarray:
+        return permutation(f"{seed}:{k}:".encode() + content, self.n_tokens).copy()

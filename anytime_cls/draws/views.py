@@ -10,11 +10,9 @@ the device, the classes, or which views were made before.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
-import numpy as np
-from scipy.special import ndtri
+from anytime_cls.draws.keyed import words
 
 CROPS = ("center", "random")
 
@@ -49,16 +47,12 @@ class ViewSampler:
 
     def crop_words(self, content: bytes, k: int) -> list[int]:
         """What the random crop of order k is drawn by (`pixels.crops.random_crop`): three 64-bit words."""
-        return [int(word) for word in self._words("crop", content, k, 3)]
+        return [int(word) for word in words(self._key("crop", content, k), 3)]
 
-    def normal(self, shape: tuple[int, ...], content: bytes, k: int) -> np.ndarray:
-        """Standard normals for order k's latent noise: float32 `shape`."""
-        words = self._words("noise", content, k, int(np.prod(shape)))
-        uniform = ((words >> np.uint64(11)) + 0.5) * 2.0**-53  # 53 bits, never 0 or 1
-        return ndtri(uniform).astype(np.float32).reshape(shape)
+    def noise_key(self, content: bytes, k: int) -> bytes:
+        """What order k's latent noise is drawn by (`keyed.normal`)."""
+        return self._key("noise", content, k)
 
-    def _words(self, what: str, content: bytes, k: int, n: int) -> np.ndarray:
-        """Random 64-bit words [n] that nothing else draws: orders.py names its own otherwise."""
-        digest = hashlib.sha256(f"{what}:{self.seed}:{k}:".encode() + content).digest()
-        # raw Philox words are fixed for ever, as for the orders
-        return np.random.Philox(key=int.from_bytes(digest[:16], "little")).random_raw(n)
+    def _key(self, what: str, content: bytes, k: int) -> bytes:
+        """A key that nothing else draws by: orders.py names its own otherwise."""
+        return f"{what}:{self.seed}:{k}:".encode() + content

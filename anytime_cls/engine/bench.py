@@ -21,6 +21,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from anytime_cls.scorers.any_order import AnyOrder
+from anytime_cls.scorers.base import Scorer
 from anytime_cls.scorers.randar import RandAR
 from anytime_cls.scorers.shapes import SHAPES, RandARConfig, SigmaConfig
 from anytime_cls.scorers.sigma import Transformer
@@ -42,6 +44,13 @@ def parse_shape(text: str) -> RandARConfig:
         raise ValueError(f"a shape is {names} or DIM,LAYERS,HEADS,VOCAB,CLASSES,TOKENS, not {text!r}")
     dim, layers, heads, vocab, classes, tokens = map(int, parts)
     return RandARConfig(dim, layers, heads, vocab, tokens, classes)
+
+
+def transformer_of(scorer: Scorer) -> Transformer:
+    """The transformer that is timed. Raises ValueError for a method that has none of ours."""
+    if not isinstance(scorer, AnyOrder):
+        raise ValueError("this model is no any-order transformer: its passes cannot be timed")
+    return scorer.model
 
 
 def random_model(config: RandARConfig, device: torch.device, dtype: torch.dtype) -> RandAR:

@@ -14,7 +14,8 @@ from msgspec import Meta, Struct, ValidationError, convert
 
 from anytime_cls.models.labels import ClassIndex, infer_synsets
 from anytime_cls.race.fitted import Fitted
-from anytime_cls.scorers.shapes import RandARConfig, transformer_config
+from anytime_cls.scorers.base import Shape
+from anytime_cls.scorers.shapes import transformer_config
 
 
 class ModelError(ValueError):
@@ -68,6 +69,37 @@ class ModelCard:
     path: Path
     fields: Mapping[str, Any]
     files: Mapping[str, Path] = field(default_factory=dict)
+    own_shape: Shape | None = None  # a third party's, where `fields` do not describe a transformer of ours
+
+    @classmethod
+    def of(
+        cls,
+        method: str,
+        source: str,
+        labels: Sequence[str],
+        image_size: int,
+        shape: Shape,
+        hashes: Sequence[str],
+    ) -> ModelCard:
+        """A third party's card.
+
+        method : its name. source : where its weights are, or what they are called. image_size : pixels a side
+        of the centre crop that `encode` takes. hashes : what tells these weights from others, one or two (of
+        what scores, and of what encodes): a file's SHA-256, or a package with its version.
+        """
+        sha256 = dict(zip(WEIGHTS, (hashes[0], hashes[-1]), strict=True))
+        fields = {
+            "schema": SCHEMA, "name": f"{method}:{source}", "layout": method, "labels": list(labels),
+            "image_size": image_size, "model": {"n_tokens": shape.steps, "n_classes": len(labels)},
+            "tokenizer": {}, "sha256": sha256,
+        }  # fmt: skip
+        check_fields(fields)
+        return cls(f"{method}:{source}", Path(source), fields, own_shape=shape)
+
+    @property
+    def method(self) -> str:
+        """Its kind of scorer, by name (`scorers.registry`)."""
+        return str(self.fields.get("layout", "randar"))
 
     def weights(self, name: str) -> Path:
         """Where one of `WEIGHTS` is."""
@@ -92,8 +124,10 @@ class ModelCard:
         return int(self.fields["model"]["n_tokens"])
 
     @cached_property
-    def shape(self) -> RandARConfig:
-        """The shape of its transformer (`n_tokens`, `flops`), without the weights. Raises ModelError."""
+    def shape(self) -> Shape:
+        """What can be said of its draws and their cost without the weights. Raises ModelError."""
+        if self.own_shape is not None:
+            return self.own_shape
         try:
             return transformer_config(self.fields.get("layout", "randar"), self.fields["model"])
         except (KeyError, TypeError, ValueError) as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from anytime_cls.models.card import (
 from anytime_cls.models.checkpoints import inspect, read_state, write_safetensors
 from anytime_cls.models.hashes import file_sha256
 from anytime_cls.models.zoo import read_card
+from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.shapes import transformer_config
 from anytime_cls.tokenizers.vq import LlamaGenTokenizer, MaskGITTokenizer, VQConfig
 
@@ -155,6 +156,23 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
             f"the transformer reads {model.config.n_tokens} of {model.config.vocab_size}"
         )
     return model.to(device, dtype).eval(), tokenizer.to(device).eval()
+
+
+class _AnyOrder:
+    """The method of RandAR's and σ-GPT's models (`scorers.base.Method`)."""
+
+    def card(self, source: str, labels: Sequence[str] | None = None) -> ModelCard:
+        """As the model is named. labels: such a model knows its own."""
+        return read_card(source)
+
+    def load(self, card: ModelCard, device: str, dtype: str) -> AnyOrder:
+        where = torch.device(device)
+        if where.type == "cuda":
+            torch.backends.cudnn.allow_tf32 = False  # token ids are roundings: keep the encoder exact
+        return AnyOrder(*load_model(card, where, getattr(torch, dtype)))
+
+
+any_order = _AnyOrder()
 
 
 def load_tokenizer(card: ModelCard) -> FSQTokenizer | LlamaGenTokenizer | MaskGITTokenizer:

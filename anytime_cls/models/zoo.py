@@ -12,7 +12,7 @@ of two that are published, is found beside it or in the Hugging Face cache (`hub
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ from anytime_cls.models.checkpoints import (
 )
 from anytime_cls.models.hashes import cached_sha256
 from anytime_cls.models.labels import imagenet_labels
+from anytime_cls.scorers.registry import is_third_party, method
 
 EMBEDDED = Path(__file__).parent / "weights"
 
@@ -46,18 +47,23 @@ def embedded_names() -> list[str]:
     return sorted(p.name for p in EMBEDDED.iterdir() if (p / "model.json").is_file())
 
 
-def read_card(name_or_path: str | Path) -> ModelCard:
+def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> ModelCard:
     """The card of a model: no weights are read, but those of a bare file are hashed once.
 
     An embedded name, a model directory, a name that was pulled (`hub.MODELS`), a bare RandAR transformer
     (.safetensors, .pt, ...), or "hf:owner/repo/file", which is fetched, with its tokenizer, unless it is in
-    the Hugging Face cache. Raises ModelError.
+    the Hugging Face cache; or "METHOD:SOURCE" of a method that another package brings (`scorers.registry`),
+    whose classes are `labels` where it is open-vocabulary. Raises ModelError.
     """
     text = str(name_or_path)
     if text in embedded_names():
         return _folder_card(EMBEDDED / text)
     if text in hub.MODELS or text.startswith(hub.PREFIX):
         return _bare_card(hub.find(text), text, fetch=text not in hub.MODELS)
+    kind, colon, source = text.partition(":")
+    if colon and is_third_party(kind):
+        card: ModelCard = method(kind).card(source, labels)
+        return card
     path = Path(text)
     if (path / "model.json").is_file():
         return _folder_card(path)

@@ -66,7 +66,12 @@ def reduced(image: Image.Image, size: int) -> Image.Image:
 
 
 def to_pixels(image: Image.Image, size: int, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> Floats:
-    """Centre-crop an RGB image to float32 [3, size, size] with 0..255 mapped to `pixel_range`.
+    """Centre-crop an RGB image to float32 [3, size, size]; see `scaled`."""
+    return scaled(np.asarray(center_crop(image, size)), pixel_range)
+
+
+def scaled(crop: NDArray[np.uint8], pixel_range: tuple[float, float] = (-1.0, 1.0)) -> Floats:
+    """A crop uint8 [S, S, 3] as float32 [3, S, S] with 0..255 mapped to `pixel_range`.
 
     In float32 and in torchvision's order (ToTensor, then Normalize), so that (-1, 1) is exactly
     (v/255 - 0.5)/0.5, LlamaGen's input, and (0, 1) exactly v/255, MaskGIT's.
@@ -74,7 +79,7 @@ def to_pixels(image: Image.Image, size: int, pixel_range: tuple[float, float] = 
     low, high = pixel_range
     if not low < high:
         raise ValueError(f"pixel_range must rise, not {pixel_range}")
-    pixels = np.asarray(center_crop(image, size)).transpose(2, 0, 1).astype(np.float32) / np.float32(255)
+    pixels = crop.transpose(2, 0, 1).astype(np.float32) / np.float32(255)
     mean, std = np.float32(-low / (high - low)), np.float32(1 / (high - low))
     return np.ascontiguousarray((pixels - mean) / std)
 

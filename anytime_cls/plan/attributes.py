@@ -33,7 +33,7 @@ def provenance(
         "priors": json.dumps(priors, sort_keys=True),
         "dataset": dataset,
         "tokens": plan.tokens,
-        "flops": shape.flops(),
+        "flops": shape.flops(plan.tokens),
         "pass_tokens": None if plan.whole else m,
         "pass_flops": None if plan.whole else shape.flops(m),
         "prefixes": list(plan.record) or None,

@@ -10,7 +10,6 @@ from collections.abc import Collection, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from anytime_cls.draws.orders import OrderSampler, block_of, distinct_orders
 from anytime_cls.models.card import WEIGHTS, ModelCard
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import RacePlan, Why
@@ -55,15 +54,15 @@ def make(
     if steps > tokens:
         raise ValueError(f"a prefix of {steps} tokens is longer than an image's {tokens}")
     draws, varies = str(chosen["orders"]), options.views.varies
-    OrderSampler(draws, tokens, prefix=steps)
+    sampler = card.shape.draws(draws, steps)
     if options.prefixes and options.prefixes[-1] >= steps:
         raise ValueError(
             f"prefixes must be shorter than the {steps} tokens of a pass, got {options.prefixes[-1]}"
         )
-    distinct = None if varies else distinct_orders(draws)  # one order seen in many views is many
+    distinct = None if varies else sampler.distinct  # one draw seen in many views is many
     k_max = min(int(chosen["max_orders"]), distinct or int(chosen["max_orders"]))
     design = Design(draws, steps, k_max, len(ids))
-    block, delta = block_of(draws), float(chosen["delta"])
+    block, delta = sampler.block, float(chosen["delta"])
     fitted = Fitted(tokens) if varies else card.fitted  # fitted to one view of every image
 
     def ruled(name: str) -> Rule:
@@ -86,7 +85,7 @@ def make(
     why["temperature"] = "default" if own is None else "model"
     return RacePlan(
         model=card.name,
-        method=str(card.fields.get("layout", "randar")),
+        method=card.method,
         weights_sha256=card.sha256[WEIGHTS[0]],
         encoder_sha256=card.sha256[WEIGHTS[1]],
         tokens=tokens,
@@ -105,5 +104,6 @@ def make(
         temperature=temperature_at(rule, card.temperature if own is None else own),
         fitted=own is not None,
         budget=options.limit,
+        shape=card.shape,
         why=why,
     )

@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.draws.base import Draws
 from anytime_cls.draws.views import ViewSampler
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.fitted import Design
 from anytime_cls.race.rules import PairedRule, Rule
+from anytime_cls.scorers.base import Shape
 
 Why = Literal["typed", "preset", "recommended", "model", "default"]
 
@@ -46,6 +47,7 @@ class RacePlan:
     fitted: bool  # whether a temperature was fitted to such races
     budget: Budget | None
     # not compared
+    shape: Shape = field(compare=False, repr=False)
     why: Mapping[str, Why] = field(default_factory=dict, compare=False, repr=False)
 
     @property
@@ -59,9 +61,9 @@ class RacePlan:
         return self.design.steps >= self.tokens
 
     @property
-    def sampler(self) -> OrderSampler:
-        """The orders of an image."""
-        return OrderSampler(self.design.draws, self.tokens, self.seed, self.design.steps)
+    def draws(self) -> Draws:
+        """What an image's classes share, draw by draw."""
+        return self.shape.draws(self.design.draws, self.design.steps)
 
     @property
     def views(self) -> ViewSampler:

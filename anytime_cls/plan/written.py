@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
+from anytime_cls.draws.base import Draws
 from anytime_cls.draws.orders import block_of
 from anytime_cls.plan.budget import Budget, parse_budget
 from anytime_cls.plan.plan import RacePlan
@@ -61,6 +62,18 @@ def built(thing: Any) -> Any:
     return thing
 
 
+class _NoShape:
+    """Of a plan that was read: its model is not at hand, and nothing of it can be drawn anew."""
+
+    steps, unit, joint = 0, "nats", False
+
+    def draws(self, name: str, steps: int) -> Draws:
+        raise ValueError("a recorded plan has no model to draw from")
+
+    def flops(self, steps: int, classes: int = 1) -> float:
+        raise ValueError("a recorded plan has no model to count with")
+
+
 def fields_of(plan: RacePlan) -> dict[str, Any]:
     """What two runs must agree in, field by field."""
     return {
@@ -100,7 +113,7 @@ def read(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
     known = {f.name for f in fields(RacePlan) if f.compare} - set(ELSEWHERE)
     if missing := sorted(known - values.keys()):
         raise ValueError(f"the trace's plan lacks {missing[0]}: it was written by another version")
-    return RacePlan(labels=tuple(labels), **{name: built(values[name]) for name in known})
+    return RacePlan(labels=tuple(labels), shape=_NoShape(), **{name: built(values[name]) for name in known})
 
 
 def _decoded(text: str) -> dict[str, Any]:
@@ -147,4 +160,5 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         temperature=float(attrs.get("temperature", 1.0)),
         fitted="temperature" in attrs,
         budget=None if budget is None else parse_budget(str(budget)),
+        shape=_NoShape(),
     )

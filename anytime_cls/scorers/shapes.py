@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from anytime_cls.draws.orders import OrderSampler
+
 
 def hidden_dim(dim: int, multiple_of: int) -> int:
     """SwiGLU's width: 2/3 · 4 · dim, rounded up to `multiple_of`."""
@@ -56,8 +58,8 @@ class RandARConfig:
 
     @property
     def hidden_dim(self) -> int:
-        """SwiGLU width: 2/3 · 4 · dim, rounded up to `multiple_of`."""
-        return -(-int(8 * self.dim / 3) // self.multiple_of) * self.multiple_of
+        """SwiGLU width."""
+        return hidden_dim(self.dim, self.multiple_of)
 
     def to_dict(self) -> dict:
         return asdict(self)
@@ -66,9 +68,28 @@ class RandARConfig:
     def from_dict(cls, fields: Mapping) -> Self:
         return cls(**fields)
 
-    def flops(self, prefix: int | None = None) -> float:
-        """Multiply-adds × 2 of one pass over the first `prefix` tokens (all N by default)."""
-        m = self.n_tokens if prefix is None else prefix
+    @property
+    def steps(self) -> int:
+        """Of a whole draw: an image's tokens."""
+        return self.n_tokens
+
+    @property
+    def unit(self) -> str:
+        return "nats"
+
+    @property
+    def joint(self) -> bool:
+        return False
+
+    def draws(self, name: str, steps: int) -> OrderSampler:
+        """Orders by this sampler whose first `steps` tokens are scored. Raises ValueError."""
+        return OrderSampler(name, self.n_tokens, prefix=steps)
+
+    def flops(self, steps: int | None = None, classes: int = 1) -> float:
+        """Multiply-adds × 2 of a pass over the first `steps` tokens (all N by default), for each class."""
+        return classes * self._pass(self.n_tokens if steps is None else steps)
+
+    def _pass(self, m: int) -> float:
         length = 2 * m  # class, p_1, x_1, ..., p_m
         per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
         attention = 2 * 2 * self.dim * (length + 1) / 2  # causal: half the score matrix
@@ -92,9 +113,7 @@ def check_config(config: RandARConfig) -> int:
 class SigmaConfig(RandARConfig):
     """Shape of a :class:`SigmaGPT`; the fields are RandAR's."""
 
-    def flops(self, prefix: int | None = None) -> float:
-        """Multiply-adds × 2 of one pass over the first `prefix` tokens (all N by default)."""
-        m = self.n_tokens if prefix is None else prefix
+    def _pass(self, m: int) -> float:
         per_position = 2 * (4 * self.dim**2 + 3 * self.dim * self.hidden_dim)
         attention = 2 * 2 * self.dim * (m + 1) / 2  # causal: half the score matrix
         return m * (self.n_layer * (per_position + attention) + 2 * self.dim * self.vocab_size)
@@ -108,8 +127,6 @@ def transformer_config(layout: str, shape: Mapping[str, Any]) -> RandARConfig:
 
     Raises ValueError for any other layout, TypeError for fields that such a shape has not.
     """
-    from anytime_cls.scorers.shapes import RandARConfig, SigmaConfig
-
     match layout:
         case "randar":
             return RandARConfig.from_dict(shape)

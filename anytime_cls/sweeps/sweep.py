@@ -18,11 +18,11 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.engine.engine import Stopped as Stopped
 from anytime_cls.plan.attributes import provenance
 from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions
@@ -40,10 +40,6 @@ if TYPE_CHECKING:
     from anytime_cls.pixels.decode import Source
 
 Result = tuple[int, ImageRow, Scores]  # position in the data set, and what the trace keeps
-
-
-class Stopped(Exception):
-    """The run was asked to stop, and did so between two batches."""
 
 
 @dataclass
@@ -236,24 +232,8 @@ def race_images(
             index, sample, error = waiting.popleft()
             yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
 
-    with _stopping(classifier, stop):
-        for result in classifier.classify_many(sources(), plan):
-            yield from failed()
-            index, sample, _ = waiting.popleft()
-            yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
+    for result in classifier.classify_many(sources(), plan, stop=stop):
+        yield from failed()
+        index, sample, _ = waiting.popleft()
+        yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
     yield from failed()
-
-
-@contextmanager
-def _stopping(classifier: AnytimeClassifier, stop: Callable[[], bool] | None) -> Iterator[None]:
-    """Asks `stop` before every batch the model runs."""
-
-    def check(*_: Any) -> None:
-        if stop is not None and stop():
-            raise Stopped
-
-    handle = classifier.model.register_forward_pre_hook(check)
-    try:
-        yield
-    finally:
-        handle.remove()

@@ -13,13 +13,13 @@ from torch import Tensor
 from anytime_cls.certify.measure import measure
 from anytime_cls.certify.priors import fit_priors
 from anytime_cls.certify.temperature import decision_means, fit_temperature
-from anytime_cls.draws.orders import OrderSampler
 from anytime_cls.engine.engine import Engine
 from anytime_cls.pixels.crops import content_key
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import Race
 from anytime_cls.race.registry import make_rule
 from anytime_cls.race.rules import FixedRule
+from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.fsq import FSQTokenizer
 from anytime_cls.training.nets import to_range
@@ -44,15 +44,16 @@ def full_scores(
     prefix : tokens of every order to score; default all
     Returns float64 [I, K, C], nats. `progress` hears how many images are done.
     """
-    from anytime_cls.engine.engine import Job
+    from anytime_cls.engine.job import Job
 
-    n_classes = engine.model.config.n_classes
-    sampler = OrderSampler(orders, engine.n_tokens, seed, prefix)
+    assert isinstance(engine.scorer, AnyOrder)
+    n_classes, steps = engine.scorer.shape.n_classes, prefix or engine.n_tokens
+    draws = engine.scorer.shape.draws(orders, steps)
 
     def jobs() -> Iterable[Job]:
         for index, (tokens, content) in enumerate(images):
             race = Race(n_classes, k_max, FixedRule())
-            yield Job(index, tokens, content, race, np.arange(n_classes), sampler, length=prefix or 0)
+            yield Job(index, tokens, content, race, np.arange(n_classes), draws, steps, seed)
 
     done: dict[int, Array] = {}
     for job in engine.race(jobs()):
@@ -84,7 +85,7 @@ def evaluate(
     progress: Callable[[str, int, int], None],
 ) -> dict[str, Any]:
     """`temperature`, `priors` and `metrics` of model.json; scores.npz in `out` keeps every score."""
-    engine = Engine(model)
+    engine = Engine(AnyOrder(model, tokenizer))
 
     def score(stage: str, images: ImageSet) -> tuple[np.ndarray, np.ndarray]:
         pairs = images_to_tokens(tokenizer, images.images, engine.device)

@@ -118,7 +118,7 @@ def picture(job: Job, labels: list[str], width: int, name: str) -> list[Line]:
     race, spending = job.race, job.spending
     alive = int(race.alive.sum())
     head = f"{name}  {count(race.orders, 'order')} of {race.k_max * race.block}"
-    if job.length < len(job.tokens):
+    if spending is not None and job.length < spending.n_tokens:
         head += f", {count(job.length, 'token')} each"
     share = spending.cost.share(job.length) if spending else 1.0
     full = race.n_classes * race.k_max * race.block * share

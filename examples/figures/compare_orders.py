@@ -30,7 +30,7 @@ def main() -> None:
     classifier = AnytimeClassifier.load(args.model)
     files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
     for orders, block in (("uniform", 1), ("antithetic", 2)):
-        images = (classifier.tokens(path) for path in files)
+        images = (classifier.encode(path) for path in files)
         scores = full_scores(classifier.engine, images, args.k_max, args.seed, orders=orders)
         pulls = scores.reshape(len(scores), -1, block, scores.shape[2]).mean(axis=2)
         ranked = np.argsort(-pulls.mean(axis=1), axis=1)

@@ -50,7 +50,7 @@ def main() -> None:
         if done % 50 == 0:
             print(f"{done}/{len(chosen)}", flush=True)
 
-    images = (classifier.tokens(path) for path in chosen)
+    images = (classifier.encode(path) for path in chosen)
     scores = full_scores(classifier.engine, images, args.k_max, args.seed, progress)
     if args.save:
         np.savez_compressed(args.save, scores=scores, labels=truth)

@@ -54,16 +54,18 @@ def null_scores(trace: Trace, images: np.ndarray, classifier: AnytimeClassifier,
     """log p(x | order) of the null class on the orders that the trace's images were raced on: [I, K]."""
     if classifier.card.sha256["transformer.safetensors"] != trace.attrs["model_sha256"]:
         raise SystemExit(f"{trace.path} was recorded with another model than {classifier.card.name}")
-    length, n_tokens = trace.pass_tokens, classifier.tokenizer.n_tokens
+    length, n_tokens = trace.pass_tokens, classifier.scorer.tokenizer.n_tokens
     prefix = None if length == n_tokens else length
     sampler = OrderSampler(trace.attrs["order_sampler"], n_tokens, int(trace.attrs["seed"]), prefix)
-    null = torch.full((k_max,), classifier.model.config.n_classes)
+    null = torch.full((k_max,), classifier.scorer.model.config.n_classes)
     out = []
     for i in images:
-        tokens, content = classifier.tokens(Path(trace.row(int(i)).path))
+        tokens, content = classifier.encode(Path(trace.row(int(i)).path))
         orders = torch.from_numpy(np.stack([sampler.order(content, k) for k in range(k_max)]))
         with torch.inference_mode():
-            log_p = classifier.model(torch.from_numpy(np.tile(tokens, (k_max, 1))), null, orders, prefix)
+            log_p = classifier.scorer.model(
+                torch.from_numpy(np.tile(tokens, (k_max, 1))), null, orders, prefix
+            )
         out.append(log_p.double().sum(dim=1).numpy())
     return np.stack(out)
 

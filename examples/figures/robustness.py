@@ -88,7 +88,7 @@ def main() -> None:
     for kind, severity in [("clean", 0), *((kind, s) for kind in SEVERITIES for s in range(1, 6))]:
         rng = np.random.default_rng([args.seed, severity])
         images = [corrupt(crop, kind, severity, rng) for crop in crops]
-        scores = full_scores(classifier.engine, map(classifier.tokens, images), args.k_max, args.seed)
+        scores = full_scores(classifier.engine, map(classifier.encode, images), args.k_max, args.seed)
         fixed = {k: scores[:, :k].mean(1).argmax(1) == truth for k in (1, args.k_max)}
         raced = [d for d in classifier.classify_many(images, plan) if isinstance(d, Decision)]
         right = np.array([d.index for d in raced]) == truth

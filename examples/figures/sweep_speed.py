@@ -93,7 +93,7 @@ def main() -> None:
     chosen = np.random.default_rng(0).choice(len(files), min(len(files), args.images), replace=False)
     files = [files[i] for i in chosen]
     classifier = AnytimeClassifier.load(args.model, args.device, batch_size=args.batch_size)
-    watch = Stopwatch(classifier.model)
+    watch = Stopwatch(classifier.scorer.model)
     options = RaceOptions(rule=args.rule, delta=args.delta, max_orders=args.max_orders)
     fixed_options = RaceOptions(rule="fixed", max_orders=args.fixed_orders)
     run(classifier, watch, files[:2], options, Total())  # warm up

@@ -29,7 +29,7 @@ def token_scores(
     classifier: AnytimeClassifier, path: Path, n_orders: int, seed: int, rows: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Log-probabilities of every token by its step: float32 [K, C, N], and the orders, int64 [K, N]."""
-    tokens, content = classifier.tokens(path)
+    tokens, content = classifier.encode(path)
     sampler = OrderSampler("uniform", len(tokens), seed)
     orders = np.stack([sampler.order(content, k) for k in range(n_orders)])
     n_classes, device = len(classifier.labels), classifier.engine.device
@@ -39,7 +39,9 @@ def token_scores(
         for start in range(0, len(order), rows):
             some = slice(start, start + rows)
             arrays = np.tile(tokens, (len(order[some]), 1)), label[some], orders[order[some]]
-            parts.append(classifier.model(*(torch.from_numpy(a).to(device) for a in arrays)).float().cpu())
+            parts.append(
+                classifier.scorer.model(*(torch.from_numpy(a).to(device) for a in arrays)).float().cpu()
+            )
     return torch.cat(parts).numpy().reshape(n_orders, n_classes, -1), orders
 
 
@@ -78,7 +80,7 @@ def main() -> None:
         files = [args.image, *files]
         truth = np.concatenate([[classifier.labels.index(args.image.absolute().parent.name)], truth])
 
-    n_tokens = classifier.tokenizer.n_tokens
+    n_tokens = classifier.scorer.tokenizer.n_tokens
     step_right, one_right, all_right = (np.zeros(n_tokens) for _ in range(3))
     shown = maps = None
     for done, (path, label) in enumerate(zip(files, truth, strict=True), 1):

@@ -5,11 +5,14 @@ import pytest
 import torch
 
 from anytime_cls.draws.orders import OrderSampler
-from anytime_cls.engine.engine import ACTIVE_RACES, WINDOW, Engine, Job
+from anytime_cls.engine.engine import ACTIVE_RACES, WINDOW
+from anytime_cls.engine.engine import Engine as EngineOf
+from anytime_cls.engine.job import Job
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.peers import FunnelRule, HalvingRule
 from anytime_cls.race.races import Race, run
 from anytime_cls.race.rules import FixedRule
+from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.randar import RandAR
 from anytime_cls.scorers.shapes import RandARConfig
 
@@ -26,6 +29,11 @@ def model():
     return net.eval()
 
 
+def Engine(net, batch_size=None, identity=None):
+    """An engine on a transformer, which nothing is encoded for."""
+    return EngineOf(AnyOrder(net, None), batch_size, identity, probe=lambda: np.zeros(N, int))
+
+
 def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform", prefixes=(), length=0):
     rng = np.random.default_rng(index)
     ids = np.arange(C) if classes is None else np.array(classes)
@@ -33,7 +41,7 @@ def job(index, rule=None, k_max=8, budget=None, classes=None, sampler="uniform",
     race = Race(len(ids), k_max // orders.block, rule or FunnelRule(), orders.block)
     content = index.to_bytes(2, "big")
     tokens = rng.integers(0, 24, N)
-    return Job(index, tokens, content, race, ids, orders, budget, prefixes=prefixes, length=length)
+    return Job(index, tokens, content, race, ids, orders, length or N, 5, budget, prefixes=prefixes)
 
 
 def by_index(jobs):
@@ -43,9 +51,9 @@ def by_index(jobs):
 def test_scores_are_the_models_sums(model):
     done = next(Engine(model).race([job(0, FixedRule(), k_max=3)]))
     for k in range(3):
-        order = torch.from_numpy(done.sampler.order(done.content, k)).expand(C, N)
+        order = torch.from_numpy(done.draws.order(done.content, k)).expand(C, N)
         with torch.inference_mode():
-            log_p = model(torch.from_numpy(done.tokens).expand(C, N), torch.arange(C), order)
+            log_p = model(torch.from_numpy(done.encoded).expand(C, N), torch.arange(C), order)
         assert np.allclose(done.race.by_order[k], log_p.double().sum(1).numpy(), atol=1e-4)
     assert done.stop == "max-orders" and done.race.passes == 3 * C
 
@@ -115,8 +123,8 @@ def test_prefixes_are_recorded_on_the_way(model):
     assert [r.prefix for r in done.records] == [*prefixes, N] * len(whole)
     for record in done.records:
         rows = len(record.classes)
-        order = torch.from_numpy(done.sampler.order(done.content, record.order)).expand(rows, N)
-        tokens, classes = torch.from_numpy(done.tokens).expand(rows, N), torch.from_numpy(record.classes)
+        order = torch.from_numpy(done.draws.order(done.content, record.order)).expand(rows, N)
+        tokens, classes = torch.from_numpy(done.encoded).expand(rows, N), torch.from_numpy(record.classes)
         with torch.inference_mode():
             expected = model(tokens, classes, order, record.prefix).double().sum(1).numpy()
         assert np.allclose(record.values, expected, atol=1e-4)
@@ -129,9 +137,9 @@ def test_prefixes_are_recorded_on_the_way(model):
 def test_a_pass_may_score_the_first_tokens_only(model, sampler, length):
     done = next(Engine(model).race([job(0, FixedRule(), k_max=5, sampler=sampler, length=length)]))
     for k in range(5):
-        order = torch.from_numpy(done.sampler.order(done.content, k)).expand(C, N)
+        order = torch.from_numpy(done.draws.order(done.content, k)).expand(C, N)
         with torch.inference_mode():
-            log_p = model(torch.from_numpy(done.tokens).expand(C, N), torch.arange(C), order)[:, :length]
+            log_p = model(torch.from_numpy(done.encoded).expand(C, N), torch.arange(C), order)[:, :length]
         assert np.allclose(done.race.by_order[k], log_p.double().sum(1).numpy(), atol=1e-4)
     assert {r.prefix for r in done.records} == {length} and done.stop == "max-orders"
     share = model.config.flops(length) / model.config.flops()
@@ -232,9 +240,9 @@ def test_rows_of_different_images_share_batches(model, monkeypatch):
     engine, sizes = Engine(model, batch_size=40), []  # room for one tile of 32
     run = engine._run
 
-    def spy(pieces, prefix, pad):
-        sizes.append(sum(len(classes) for _, _, classes in pieces))
-        return run(pieces, prefix, pad)
+    def spy(pieces, at, pad):
+        sizes.append(sum(len(piece.classes) for piece in pieces))
+        return run(pieces, at, pad)
 
     monkeypatch.setattr(engine, "_run", spy)
     list(engine.race(job(i) for i in range(12)))
@@ -396,7 +404,7 @@ def test_when_no_order_fits_every_class_is_seen_on_a_prefix(model, clock):
 def test_a_machine_that_slows_down_in_the_first_order_still_answers_for_every_class(model, clock):
     engine = Engine(SlowModel(model, clock, 0.010))
     engine.calibrate()
-    engine.model.seconds_per_pass = 0.080  # an order, expected to take 60 ms, now takes 480
+    engine.scorer.model.seconds_per_pass = 0.080  # an order, expected to take 60 ms, now takes 480
     for prefixes in ((), (1, 2, 3, 4, 5, 6, 7, 8)):
         engine.cost._ratios.clear()
         done = next(engine.race([timed_job(clock, 0.2, prefixes=prefixes)]))
@@ -441,7 +449,7 @@ def test_antithetic_pairs_are_one_pull(model):
     done = next(Engine(model).race([job(0, FunnelRule(), k_max=8, sampler="antithetic")]))
     race = done.race
     assert race.k_max == 4 and race.block == 2 and race.orders == 8
-    first, second = done.sampler.order(done.content, 0), done.sampler.order(done.content, 1)
+    first, second = done.draws.order(done.content, 0), done.draws.order(done.content, 1)
     assert np.array_equal(first, second[::-1])
     assert np.allclose(race.pulls[0], race.by_order[:2].mean(0))
 
@@ -467,8 +475,8 @@ def test_numbers_that_overflow_end_that_image_with_an_error(model):
             out[(tokens[:, 0] == bad) & (classes == 2)] = float("nan")
             return out
 
-    bad = int(job(1).tokens[0])
+    bad = int(job(1).encoded[0])
     done = by_index(Engine(Overflowing(model)).race(job(i) for i in range(4)))
-    assert {i for i, j in done.items() if j.error} == {i for i in done if done[i].tokens[0] == bad} >= {1}
+    assert {i for i, j in done.items() if j.error} == {i for i in done if done[i].encoded[0] == bad} >= {1}
     assert "float32" in done[1].error
     assert any(j.stop in ("decided", "max-orders") for j in done.values())

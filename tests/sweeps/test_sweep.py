@@ -359,7 +359,7 @@ def test_stopped_between_batches_and_gone_on_with(classifier, images, tmp_path):
         rest = trace.images["passes"][finished:].sum()
         assert classifier.engine.passes - passes == pytest.approx(rest)
     assert contents(tmp_path / "a.h5") == contents(tmp_path / "b.h5")
-    assert not classifier.model._forward_pre_hooks
+    assert not classifier.scorer.model._forward_pre_hooks
 
 
 def test_work_is_pulled_as_it_is_needed(classifier, images):

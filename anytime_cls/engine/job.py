@@ -1,0 +1,109 @@
+"""One image in the engine's hands: what its race asked for, what came, and what it has spent."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from anytime_cls.draws.base import Draws
+from anytime_cls.engine.encoded import Views
+from anytime_cls.engine.spending import Spending
+from anytime_cls.plan.budget import Budget
+from anytime_cls.race.decision import Record
+from anytime_cls.race.races import Race
+from anytime_cls.scorers.base import Encoded, Piece
+
+
+@dataclass
+class Job:
+    """One image in the engine's hands.
+
+    `length`: steps of every draw that a pass scores. `prefixes` (ascending, each shorter than a pass): a pass
+    also gives the running score there, recorded before its own. `seconds` starts as what the image has cost
+    before the engine had it. `views`: where every draw sees a view of its own; `encoded` is the first's.
+    """
+
+    index: int  # position in the caller's sequence
+    encoded: Encoded
+    content: bytes  # decides the draws
+    race: Race
+    classes: np.ndarray  # int64 [C]: the model's class ids, in the race's order
+    draws: Draws
+    length: int
+    seed: int = 0
+    budget: Budget | None = None
+    started: float = field(default_factory=time.perf_counter)
+    prefixes: tuple[int, ...] = ()
+    views: Views | None = None
+    stop: str = ""
+    error: str = ""  # why there is no answer
+    seconds: float = 0.0
+    records: list[Record] = field(default_factory=list)
+    spending: Spending | None = None
+    _pending: deque = field(default_factory=deque)  # (order, classes) not scored yet
+    _rung: int | None = None  # tokens, while the race is at a rung
+    _round: int = -1
+    _asked: int = 0  # classes of the current request
+    _partial: list = field(default_factory=list)  # (classes, values [n, prefixes + 1]) of a begun order
+    _bought: tuple[int, int] = (-1, -1)  # (round, order) already charged to the budget
+
+    @property
+    def next_length(self) -> int:
+        """Tokens that the next pass scores."""
+        return self._rung or self.length
+
+    def refill(self) -> None:
+        """Queue what the race asks for next."""
+        if not self._pending:
+            request = self.race.request()
+            if request.orders:
+                self._round += 1
+                self._asked, self._rung = len(request.classes), request.prefix
+                self._pending.extend((order, request.classes) for order in request.orders)
+
+    def look_ahead(self, rows: int) -> None:
+        """Queue orders past the next look too, up to this many rows: the race is alone on the device."""
+        while self._pending and not self._rung:
+            queued = sum(len(classes) for _, classes in self._pending)
+            if queued + self._asked > rows or not (request := self.race.request_ahead()).orders:
+                return
+            self._pending.append((request.orders[0], request.classes))
+
+    def take(self, rows: int) -> tuple[int, np.ndarray] | None:
+        """Up to `rows` rows of one order, off the queue."""
+        if not self._pending or rows < 1:
+            return None
+        order, classes = self._pending.popleft()
+        if len(classes) > rows:
+            self._pending.appendleft((order, classes[rows:]))
+        return order, classes[:rows]
+
+    def receive(self, order: int, classes: np.ndarray, values: np.ndarray) -> None:
+        """Take scores [n, prefixes + 1] ([n, 1] at a rung); they are written down when their order has all
+        its classes, so that records do not show how rows were packed."""
+        self._partial.append((classes, values))
+        if sum(len(some) for some, _ in self._partial) == self._asked:
+            self.write_down(order)
+        self.race.record(order, classes, values[:, -1], self._rung)
+
+    def piece(self, order: int, classes: np.ndarray) -> Piece:
+        """What the scorer is given: a draw of this image, for some classes of its race."""
+        encoded = self.encoded if self.views is None else self.views.encoded(order)
+        return Piece(encoded, self.draws.at(self.seed, self.content, order), self.classes[classes])
+
+    def columns(self) -> tuple[int, ...]:
+        """Tokens after which the next pass's log-likelihoods are wanted."""
+        return (self._rung,) if self._rung else (*self.prefixes, self.length)
+
+    def write_down(self, order: int) -> None:
+        """Record what came of an order, all of it or (cut short by the clock) some classes."""
+        if not self._partial:
+            return
+        classes = np.concatenate([some for some, _ in self._partial])
+        values = np.concatenate([some for _, some in self._partial])
+        self._partial.clear()
+        for column, prefix in enumerate(self.columns()):
+            self.records.append(Record(order, classes, prefix, self._round, values[:, column]))

@@ -1,0 +1,46 @@
+"""Methods by name: ours, and those that other packages bring (entry-point group `anytime_cls.methods`)."""
+
+from __future__ import annotations
+
+from difflib import get_close_matches
+from functools import lru_cache
+from importlib import import_module
+from importlib.metadata import entry_points
+
+from anytime_cls.scorers.base import Method
+
+GROUP = "anytime_cls.methods"
+BUILT_IN = {  # lazily: "module:object", as an entry point says it
+    "randar": "anytime_cls.models.load:any_order",
+    "sigma": "anytime_cls.models.load:any_order",
+}
+
+
+@lru_cache(maxsize=1)
+def names() -> tuple[str, ...]:
+    """Every method there is."""
+    return (*BUILT_IN, *sorted({point.name for point in entry_points(group=GROUP)} - BUILT_IN.keys()))
+
+
+def is_third_party(name: str) -> bool:
+    """Whether another package brings this method."""
+    return name not in BUILT_IN and name in names()
+
+
+def method(name: str) -> Method:
+    """The method of this name. Raises ValueError, naming the nearest, for one that is not installed or that
+    cannot be imported."""
+    if name in BUILT_IN:
+        module, _, attribute = BUILT_IN[name].partition(":")
+        found: Method = getattr(import_module(module), attribute)
+        return found
+    for point in entry_points(group=GROUP):
+        if point.name == name:
+            try:
+                loaded = point.load()
+            except (ImportError, AttributeError) as error:
+                raise ValueError(f"method {name!r} ({point.value}) cannot be loaded: {error}") from None
+            return loaded() if isinstance(loaded, type) else loaded
+    near = get_close_matches(name, names(), 1)
+    hint = f" (did you mean {near[0]!r}?)" if near else f": there is {', '.join(names())}"
+    raise ValueError(f"no method {name!r}{hint}")
