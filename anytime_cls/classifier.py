@@ -199,6 +199,8 @@ class AnytimeClassifier:
             seconds=job.seconds,
             ranking=ranking,
             records=tuple(job.records),
+            content=job.content.hex(),
+            flops=job.spending.flops,
         )
 
 

@@ -197,7 +197,8 @@ def _attributes(values: Mapping[str, Any]) -> dict[str, Any]:
         cleaned = _clean(values, None)
     except TraceError as error:
         raise CurvesError(str(error)) from error
-    return cleaned if "schema" in values else {k: v for k, v in cleaned.items() if k != "schema"}
+    own = {"schema": values["schema"]} if "schema" in values else {}  # the trace's, whatever is written now
+    return {k: v for k, v in cleaned.items() if k != "schema"} | own
 
 
 def _plain_attributes(attrs: Any) -> dict[str, Any]:

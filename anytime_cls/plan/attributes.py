@@ -9,6 +9,7 @@ from anytime_cls.environment import git_revision, versions
 from anytime_cls.models.card import ModelCard
 from anytime_cls.plan.options import dtype_name
 from anytime_cls.plan.plan import RacePlan, Runtime
+from anytime_cls.plan.written import write
 from anytime_cls.race.fitted import Fit
 from anytime_cls.race.rules import CalibratedRule, Rule
 from anytime_cls.race.value import ValueRule
@@ -23,6 +24,7 @@ def provenance(
     typed. Needs no weights. Raises ValueError in one line for a dtype that is none.
     """
     runtime, shape, m = runtime or Runtime("cpu"), card.shape, plan.design.steps
+    recorded = [*plan.record, m]
     fit = Fit() if plan.views.varies else card.fitted.of(plan.design.draws, m)
     priors = {key: prior.to_dict() for key, prior in fit.priors.items()}
     return {
@@ -48,6 +50,13 @@ def provenance(
         "calibrated": _fitted(plan.rule),
         "k_max": plan.design.k_max,
         "budget": None if plan.budget is None else str(plan.budget),
+        "plan": write(plan),
+        "method": plan.method,
+        "unit": shape.unit,
+        "keyed": True,  # its draws can be made again from (seed, content, k)
+        "flops_steps": recorded,
+        "flops_shared": [2 * shape.flops(step, 1) - shape.flops(step, 2) for step in recorded],
+        "flops_class": [shape.flops(step, 2) - shape.flops(step, 1) for step in recorded],
         "dtype": dtype_name(runtime.dtype),
         "device": runtime.device,
         "command": command,

@@ -42,10 +42,12 @@ class Decision:
     seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
     records: tuple[Record, ...] = field(repr=False, default=())
+    content: str = field(repr=False, default="")  # SHA-256 of the crop that was scored, hexadecimal
+    flops: float = field(repr=False, default=0.0)  # multiply-adds × 2 that the race took
 
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Plain data for JSON; `top` keeps that many of the ranking."""
-        skip = ("records", "ranking")
+        skip = ("records", "ranking", "content", "flops")
         row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
         return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
 

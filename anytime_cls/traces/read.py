@@ -24,7 +24,8 @@ from anytime_cls.traces.schema import (
     _COLUMNS,
     _IMAGE,
     _ROW,
-    SCHEMA_VERSION,
+    _SINCE_2,
+    READ_VERSIONS,
     ImageRow,
     Scores,
     TraceError,
@@ -51,13 +52,17 @@ class Trace:
             file = self._file(number)
             try:
                 schema = _plain(file.attrs["schema"])
-                if schema != SCHEMA_VERSION:
-                    raise TraceError(f"{name} is of schema {schema}; this program reads {SCHEMA_VERSION}")
+                if schema not in READ_VERSIONS:
+                    known = " and ".join(map(str, READ_VERSIONS))
+                    raise TraceError(f"{name} is of schema {schema}; this program reads {known}")
                 if not number:
                     self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
                     self.labels: list[str] = _read(file["labels"]).tolist()
                 group = file["images"]
-                table = {column: _read(group[column]) for column in _IMAGE}
+                table = {c: _read(group[c]) for c in _IMAGE if c in group or c not in _SINCE_2}
+                for column, nothing in _SINCE_2.items():
+                    kind = object if isinstance(nothing, str) else float
+                    table.setdefault(column, np.full(len(table["index"]), nothing, kind))
                 offsets = file["scores/offsets"][:]
             except (KeyError, OSError) as error:
                 raise self._damaged(number, error) from error

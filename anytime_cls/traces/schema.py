@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -13,12 +14,13 @@ class ReplayError(ValueError):
     """A trace that cannot be replayed; the message is one line for people."""
 
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READ_VERSIONS = (1, 2)  # 1 had no plans, contents or FLOPs; it is read, replayed and calibrated
 #: What must be the same for shards to be merged; for a run to go on from a trace, `shard` too.
 MATCH_KEYS = ("schema", "model_sha256", "tokenizer_sha256", "dataset", "labels", "tokens", "seed",
               "dataset_fingerprint", "pass_tokens", "prefixes", "order_sampler", "crops", "latent_noise",
               "aggregate", "rule", "delta", "k_max", "budget", "dtype", "temperature", "priors",
-              "calibrated")  # fmt: skip
+              "calibrated", "plan")  # fmt: skip
 RESUME_KEYS = (*MATCH_KEYS, "shard")
 _MEANING = {"dataset_fingerprint": "the images chosen, or their labels, differ",
             "priors": "the model was calibrated anew"}  # fmt: skip
@@ -26,7 +28,8 @@ _ROW = np.dtype([("order", "<u2"), ("cls", "<u2"), ("prefix", "<u2"), ("round", 
 _COLUMNS = tuple(_ROW.names or ())
 _IMAGE = {"index": "<i8", "id": "str", "path": "str", "label": "<i8", "prediction": "<i8", "orders": "<i8",
           "passes": "<i8", "token_fraction": "<f8", "seconds": "<f8", "stop": "str", "probability": "<f8",
-          "error": "str"}  # fmt: skip
+          "error": "str", "content": "str", "flops": "<f8"}  # fmt: skip
+_SINCE_2 = {"content": "", "flops": 0.0}  # columns that schema 1 has not, and what stands for them
 
 
 class TraceError(ValueError):
@@ -39,7 +42,9 @@ class ImageRow:
 
     orders: K, the orders used. passes: forward evaluations, of any prefix. token_fraction: compute as a share
     of the full cost (all classes x K_max whole passes). seconds: wall-clock. stop: why the race stopped.
-    error: why the image has no answer, else empty (kept to 300 characters).
+    error: why the image has no answer, else empty (kept to 300 characters). content: SHA-256 of the crop that
+    the scorer saw, hexadecimal: it decides the draws. flops: multiply-adds x 2 that the race took, 0 where
+    nobody counted.
     """
 
     id: str
@@ -53,6 +58,8 @@ class ImageRow:
     stop: str
     probability: float
     error: str = ""
+    content: str = ""
+    flops: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,15 +105,36 @@ class Scores:
 def _must_match(
     what: str, was: Mapping[str, Any], now: Mapping[str, Any], keys: Sequence[str] = RESUME_KEYS
 ) -> None:
+    if was.get("schema") != SCHEMA_VERSION:
+        raise TraceError(
+            f"cannot {what}: it is of schema {was.get('schema')}, which can be read, replayed and "
+            f"calibrated, but not added to or merged; schema {SCHEMA_VERSION} can"
+        )
     for key in keys:
         a, b = was.get(key), now.get(key)
         if a == b:
             continue
+        name = key
+        if key == "plan":
+            name, a, b = _plan_difference(a, b)
         if isinstance(a, list) and isinstance(b, list):  # thousands of labels: the first that differ
             at = next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
             a, b = (f"{len(v)} with {v[at] if at < len(v) else 'nothing'!r} at {at}" for v in (a, b))
         why = f" ({_MEANING[key]})" if key in _MEANING else ""
-        raise TraceError(f"cannot {what}: {key} is {_show(a)} there and {_show(b)} here{why}")
+        raise TraceError(f"cannot {what}: {name} is {_show(a)} there and {_show(b)} here{why}")
+
+
+def _plan_difference(a: Any, b: Any) -> tuple[str, Any, Any]:
+    """Where two plans, as canonical JSON, first differ ("plan.rule.delta"), and what stands there, here."""
+    try:
+        was, now = json.loads(a), json.loads(b)
+    except (TypeError, ValueError):
+        return "plan", a, b
+    path = "plan"
+    while isinstance(was, dict) and isinstance(now, dict):
+        key = next(key for key in sorted({*was, *now}) if was.get(key) != now.get(key))
+        path, was, now = f"{path}.{key}", was.get(key), now.get(key)
+    return path, was, now
 
 
 def _show(value: Any) -> str:

@@ -84,7 +84,7 @@ def test_info_as_json(capsys):
     assert found["stop"] == {"decided": 12} and found["prefixes"] == [16, 64]
     assert found["scores"] == sum(len(scores_of(i)) for i in range(12))
     expected = {key: value for key, value in SWEEP.items() if value is not None}
-    assert found["provenance"] == expected | {"schema": 1}
+    assert found["provenance"] == expected | {"schema": 2}
 
 
 def test_info_for_people(capsys):

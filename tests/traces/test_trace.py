@@ -10,6 +10,7 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -33,7 +34,7 @@ def test_round_trip_in_any_order(tmp_path):
     write(tmp_path / "x.h5", order, images_per_part=2)
     with Trace.open(tmp_path / "x.h5") as trace:
         assert trace.complete and len(trace) == 6 and trace.labels == LABELS
-        expected = {k: v for k, v in RUN.items() if v is not None} | {"schema": 1}
+        expected = {k: v for k, v in RUN.items() if v is not None} | {"schema": 2}
         assert trace.attrs == expected
         assert {type(trace.attrs[k]) for k in ("seed", "delta", "device", "versions")} == {
             int,
@@ -100,7 +101,7 @@ def test_long_provenance_fits(tmp_path):
     labels = [f"label {i}" for i in range(20_000)]
     TraceWriter.create(tmp_path / "x.h5", long, labels).close()
     with Trace.open(tmp_path / "x.h5") as trace:
-        assert trace.attrs == long | {"schema": 1} and trace.labels == labels and len(trace) == 0
+        assert trace.attrs == long | {"schema": 2} and trace.labels == labels and len(trace) == 0
         assert list(trace) == [] and list(trace.full_matrix()) == []
         assert summary(trace)["images"] == 0
 
@@ -362,3 +363,38 @@ def test_the_snippets_of_the_docs(tmp_path, monkeypatch):
 def test_needs_no_torch():
     code = "import sys, anytime_cls.traces.write as t; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def as_schema_1(path: Path) -> Path:
+    """What an earlier version would have written."""
+    with h5py.File(path, "r+") as file:
+        file.attrs["schema"] = 1
+        for name in ("plan", "method", "unit", "keyed", "flops_steps", "flops_shared", "flops_class"):
+            if name in file.attrs:
+                del file.attrs[name]
+        del file["images/content"], file["images/flops"]
+    return path
+
+
+def test_schema_1_is_read_and_no_more(tmp_path):
+    write(tmp_path / "x.h5", range(4))
+    old = as_schema_1(tmp_path / "x.h5")
+    with Trace.open(old) as trace:
+        assert len(trace) == 4 and trace.attrs["schema"] == 1
+        assert trace.images["content"].tolist() == [""] * 4 and trace.images["flops"].tolist() == [0.0] * 4
+        assert trace.row(2) == row_of(2)
+    with pytest.raises(TraceError, match=r"cannot resume .*: it is of schema 1, which can be read, replayed"):
+        TraceWriter.resume(old, RUN, LABELS)
+    with pytest.raises(TraceError, match=r"cannot merge .* schema 1"):
+        merge_traces([old], tmp_path / "z.h5")
+
+
+def test_plans_that_differ_say_where(tmp_path):
+    """Field by field, whatever else the attributes say."""
+    plans = [
+        {"seed": 0, "rule": {"is": "PairedRule", "delta": d, "bound": {"scale": 1.0}}} for d in (0.1, 0.2)
+    ]
+    one, two = (RUN | {"plan": json.dumps(plan)} for plan in plans)
+    write(tmp_path / "x.h5", [0], one)
+    with pytest.raises(TraceError, match=r"plan\.rule\.delta is 0\.1 there and 0\.2 here"):
+        TraceWriter.resume(tmp_path / "x.h5", two, LABELS)
