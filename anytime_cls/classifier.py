@@ -27,7 +27,6 @@ from anytime_cls.plan.options import RaceOptions, dtype_name
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision, Failure, Standing
 from anytime_cls.race.races import Race
-from anytime_cls.race.rules import CalibratedRule
 from anytime_cls.scorers.base import Encoded, Scorer
 from anytime_cls.scorers.registry import method
 
@@ -206,10 +205,9 @@ class AnytimeClassifier:
 
 def _separation(job: Job, plan: RacePlan) -> float:
     """By the rule's bound; a decision of `calibrated` holds the risk it was calibrated to as well."""
-    found = job.race.separation(plan.reporting.bound)
-    if isinstance(plan.rule, CalibratedRule) and job.stop == "decided":
-        return min(found, plan.rule.delta)
-    return found
+    found = job.race.separation(plan.reporting)
+    held = plan.rule.holds
+    return min(found, held) if held is not None and job.stop == "decided" else found
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

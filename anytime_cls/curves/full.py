@@ -18,7 +18,6 @@ from anytime_cls.race.fitted import DISAGREEMENT, Fitted
 from anytime_cls.race.peers import stages_text
 from anytime_cls.race.races import Outcomes, run, rungs_of
 from anytime_cls.race.registry import CALIBRATED, RULES, fitted_rule, temperature_at
-from anytime_cls.race.rules import CalibratedRule
 from anytime_cls.replay.source import Source, _means, ranks, run_fixed
 from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
@@ -185,8 +184,7 @@ class _Columns:
         settings |= {key: stages_text(value) if key == "stages" else value
                      for key, value in spec.settings.items()}  # fmt: skip
         if spec.rule == CALIBRATED:
-            assert isinstance(plan.rule, CalibratedRule)
-            settings["delta"] = plan.rule.delta  # the risk that was calibrated
+            settings["delta"] = plan.rule.holds  # the risk that was calibrated
         elif spec.knob == "delta" and spec.knob_value < 1:
             settings["delta"] = spec.knob_value
         return CurveRun(

@@ -15,7 +15,7 @@ from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import RacePlan, Why
 from anytime_cls.race.fitted import Design, Fitted
 from anytime_cls.race.registry import CALIBRATED, fitted_rule, temperature_at
-from anytime_cls.race.rules import PairedRule, Rule
+from anytime_cls.race.rules import Rule
 
 _DEFAULTS: dict[str, Any] = {"rule": "paired", "delta": 0.05, "max_orders": 32, "orders": "uniform"}
 _RACE = (*_DEFAULTS, "prefix")
@@ -79,8 +79,8 @@ def make(
         if "rule" not in recommended or chosen["rule"] != CALIBRATED:
             raise
         rule = ruled("paired")  # the calibration is for another δ, K_max or number of classes
-    reporting = rule if isinstance(rule, PairedRule) else ruled("paired")
-    assert isinstance(reporting, PairedRule)
+    reporting = rule.pair_bound or ruled("paired").pair_bound
+    assert reporting is not None
     own = fitted.of(draws, steps).temperature
     why["temperature"] = "default" if own is None else "model"
     return RacePlan(

@@ -12,8 +12,9 @@ from typing import Literal
 from anytime_cls.draws.base import Draws
 from anytime_cls.draws.views import ViewSampler
 from anytime_cls.plan.budget import Budget
+from anytime_cls.race.bounds import Bound
 from anytime_cls.race.fitted import Design
-from anytime_cls.race.rules import PairedRule, Rule
+from anytime_cls.race.rules import Rule
 from anytime_cls.scorers.base import Shape
 
 Why = Literal["typed", "preset", "recommended", "model", "default"]
@@ -41,7 +42,9 @@ class RacePlan:
     # who leaves, when it ends, how sure it is
     rule: Rule  # with its priors, thresholds, rungs
     delta: float  # as asked for; a calibrated rule's own risk may be smaller
-    reporting: PairedRule  # whose bound separations are by: the rule itself where it has one, else `paired`
+    reporting: (
+        Bound  # what separations are by: the rule's own bound on pairs where it has one, else `paired`'s
+    )
     aggregate: str
     temperature: float
     fitted: bool  # whether a temperature was fitted to such races

@@ -155,7 +155,7 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         record=tuple(int(m) for m in attrs.get("prefixes", ())),
         rule=FixedRule() if attrs.get("rule") == "fixed" else paired,
         delta=delta,
-        reporting=paired,
+        reporting=bound,
         aggregate=str(attrs.get("aggregate", "mean")),
         temperature=float(attrs.get("temperature", 1.0)),
         fitted="temperature" in attrs,

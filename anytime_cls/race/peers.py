@@ -11,6 +11,8 @@ import numpy as np
 
 from anytime_cls.race.bounds import Bound, PlainT
 from anytime_cls.race.rules import (
+    Rule,
+    Seen,
     mean_scores,
     paired,
     sample_variance,
@@ -42,7 +44,7 @@ def parse_stages(text: str) -> tuple[tuple[float, int], ...]:
 
 
 @dataclass(frozen=True)
-class MarginalRule:
+class MarginalRule(Rule):
     """Drop a class when its upper confidence bound is below the leader's lower bound.
 
     The bounds are on each class's own order-averaged log-likelihood, two-sided; δ is split over classes
@@ -58,11 +60,11 @@ class MarginalRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return sparse_looks(k_max)
 
-    def radius(self, scores: Array, k_max: int) -> Array:
-        """Half-width of each class's confidence interval: [I, C]."""
-        n, n_classes = scores.shape[1:]
-        var = sample_variance(scores)
-        return self.bound.radius(np.ones_like(var), var, n, k_max, self.alpha(n_classes, k_max) / 2)
+    def half_widths(self, seen: Seen) -> Array:
+        """Of each class's own confidence interval."""
+        var = sample_variance(seen.pulls)
+        alpha = self.alpha(seen.n_classes, seen.k_max) / 2
+        return self.bound.radius(np.ones_like(var), var, seen.n, seen.k_max, alpha)
 
     def alpha(self, n_classes: int, k_max: int) -> float:
         """The error spent on one class at one look, both sides together."""
@@ -70,15 +72,15 @@ class MarginalRule:
             return self.each
         return self.delta / n_classes / max(1, len(self.looks(n_classes, k_max)) - 1)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        mean, radius = mean_scores(scores, alive), self.radius(scores, k_max)
+    def keep(self, seen: Seen) -> Array:
+        mean, radius = mean_scores(seen.pulls, seen.alive), self.half_widths(seen)
         leader = mean.argmax(axis=1)[:, None]
         leaders_lower = np.take_along_axis(mean - radius, leader, axis=1)
-        return alive & ~(mean + radius < leaders_lower)
+        return seen.alive & ~(mean + radius < leaders_lower)
 
 
 @dataclass(frozen=True)
-class ClarkJainiRule:
+class ClarkJainiRule(Rule):
     """Paired t-test without correction, p < 2e-3, once a class has at least 20 scores.
 
     Clark & Jaini, *Text-to-Image Diffusion Models are Zero-Shot Classifiers*, NeurIPS 2023.
@@ -91,14 +93,14 @@ class ClarkJainiRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*range(self.min_scores, k_max), k_max)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        gap, var = paired(scores, alive)
-        radius = PlainT(finite=False).radius(gap, var, scores.shape[1], k_max, self.p_value / 2)
-        return alive & ~(gap > radius)
+    def keep(self, seen: Seen) -> Array:
+        gap, var = paired(seen.pulls, seen.alive)
+        radius = PlainT(finite=False).radius(gap, var, seen.n, seen.k_max, self.p_value / 2)
+        return seen.alive & ~(gap > radius)
 
 
 @dataclass(frozen=True)
-class FunnelRule:
+class FunnelRule(Rule):
     """Keep the best m classes after each stage: no statistics, the same for every image.
 
     diffusion-classifier's `eval_prob_adaptive` (Li et al., ICCV 2023) and A-VARC+'s candidate stages.
@@ -114,12 +116,12 @@ class FunnelRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*(n for n in self._plan(k_max) if n < k_max), k_max)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        return alive & top(mean_scores(scores, alive), self._plan(k_max)[scores.shape[1]])
+    def keep(self, seen: Seen) -> Array:
+        return seen.alive & top(mean_scores(seen.pulls, seen.alive), self._plan(seen.k_max)[seen.n])
 
 
 @dataclass(frozen=True)
-class HalvingRule:
+class HalvingRule(Rule):
     """Correlated sequential halving: ⌈log2 C⌉ rounds of equal cost, each keeping the better half.
 
     Baharav & Tse, *Ultra Fast Medoid Identification via Correlated Sequential Halving*, NeurIPS 2019
@@ -144,9 +146,9 @@ class HalvingRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*(n for n in self._plan(n_classes, k_max) if n < k_max), k_max)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        n, n_classes = scores.shape[1:]
-        return alive & top(mean_scores(scores, alive), self._plan(n_classes, k_max)[n])
+    def keep(self, seen: Seen) -> Array:
+        kept = self._plan(seen.n_classes, seen.k_max)[seen.n]
+        return seen.alive & top(mean_scores(seen.pulls, seen.alive), kept)
 
 
 def top(mean: Array, m: int) -> Array:

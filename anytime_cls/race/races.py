@@ -16,8 +16,7 @@ import numpy as np
 from scipy.special import logsumexp, softmax
 
 from anytime_cls.race.bounds import Bound
-from anytime_cls.race.peers import MarginalRule
-from anytime_cls.race.rules import PairedRule, Rule, mean_scores
+from anytime_cls.race.rules import Rule, Seen, mean_scores
 
 Array = np.ndarray
 AGGREGATORS = ("mean", "logmeanexp", "softmax")
@@ -208,18 +207,10 @@ class Race:
         for n, members in self._cohorts():
             if n == 0:
                 continue
-            scores, alive = pulls[None, :n], self._alive_at(n)[None]
-            if isinstance(self.rule, MarginalRule):
-                half = self.rule.radius(scores, self.k_max)[0]
-            elif isinstance(self.rule, PairedRule):
-                gap, radius = self.rule.radius(scores, alive, self.k_max)
-                lead = int(mean_scores(scores, alive)[0].argmax())
-                rivals = np.where(np.arange(self.n_classes) == lead, np.inf, gap[0])
-                half = radius[0].copy()
-                if np.isfinite(rivals).any():
-                    half[lead] = radius[0, int(np.nanargmin(rivals))]
-            else:
+            widths = self.rule.half_widths(Seen(pulls[None, :n], self._alive_at(n)[None], self.k_max))
+            if widths is None:
                 continue
+            half = widths[0]
             lower[members], upper[members] = (means - half)[members], (means + half)[members]
         return lower, upper
 
@@ -275,7 +266,7 @@ class Race:
 def decide(rule: Rule, scores: Array, alive: Array, k_max: int) -> Array:
     """Who stays after the scores' n orders; at k_max the leader alone: bool [I, C]."""
     if scores.shape[1] < k_max:
-        return rule.keep(scores, alive, k_max)
+        return rule.keep(Seen(scores, alive, k_max))
     leader = mean_scores(scores, alive).argmax(axis=1)
     return np.arange(scores.shape[2]) == leader[:, None]
 
@@ -296,7 +287,7 @@ def aggregate_scores(scores: Array, how: str) -> Array:
 
 def rungs_of(rule: Rule) -> tuple[tuple[int, float], ...]:
     """A rule's rungs, (tokens, gap in nats); none for most rules."""
-    return getattr(rule, "rungs", ())
+    return tuple((stage.source, stage.gap) for stage in rule.first_stages)
 
 
 def leave_rung(scores: Array, alive: Array, gap: float) -> tuple[Array, Array]:

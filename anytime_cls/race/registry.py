@@ -104,8 +104,7 @@ def make_rule(
 
 def temperature_at(rule: Rule, otherwise: float) -> float:
     """The temperature of a rule's decisions: its own where it was fitted, else its design's."""
-    own = rule.temperature if isinstance(rule, CalibratedRule) else None
-    return otherwise if own is None else own
+    return otherwise if rule.own_temperature is None else rule.own_temperature
 
 
 def _calibrated(

@@ -7,8 +7,8 @@ on a stack of races at once (scores [I, n, C]), so that live races (I = 1) and r
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
 
@@ -17,25 +17,74 @@ from anytime_cls.race.bounds import Bound
 Array = np.ndarray
 
 
-class Rule(Protocol):
-    """Decides which classes stay in a race."""
+@dataclass(frozen=True)
+class Stage:
+    """Before the first pull every class gets an estimate, and the hopeless leave: a rung inside draw 0."""
+
+    source: int  # so many steps of draw 0
+    gap: float  # nats behind the best beyond which a class leaves
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """What I races know after n pulls. A new kind of evidence is a field, not a parameter."""
+
+    pulls: Array  # [I, n, C], nats, NaN where a class was out
+    alive: Array  # bool [I, C]
+    k_max: int  # pulls
 
     @property
-    def name(self) -> str: ...
+    def n(self) -> int:
+        """Pulls so far."""
+        return int(self.pulls.shape[1])
 
+    @property
+    def n_classes(self) -> int:
+        return int(self.pulls.shape[2])
+
+
+class Rule(ABC):
+    """Decides which classes stay in a race. Rules are frozen dataclasses, so that they can be compared and
+    written down (`plan.written`); what is not abstract here is what most of them say."""
+
+    name: str
+
+    @property
+    def first_stages(self) -> tuple[Stage, ...]:
+        """Where classes may leave before the first pull, in rising steps."""
+        return ()
+
+    @property
+    def holds(self) -> float | None:
+        """The risk that a decision was calibrated to; None: no such promise."""
+        return None
+
+    @property
+    def own_temperature(self) -> float | None:
+        """Fitted at this rule's own decisions; None: the design's serves."""
+        return None
+
+    @property
+    def pair_bound(self) -> Bound | None:
+        """The bound on paired differences that it decides by; None for rules that have none."""
+        return None
+
+    @abstractmethod
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
-        """Order counts, ascending, the last k_max, after which classes may leave.
+        """Pull counts, ascending, the last k_max, after which classes may leave.
 
-        Orders between two looks are scored together, so sparse looks also mean fuller batches.
+        Pulls between two looks are scored together, so sparse looks also mean fuller batches.
         """
-        ...
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        """Who stays after n orders: scores [I, n, C] (nats, NaN for the dead), alive [I, C] → bool [I, C].
+    @abstractmethod
+    def keep(self, seen: Seen) -> Array:
+        """Who stays: bool [I, C]. Called at the rule's looks before k_max; at k_max only the leader stays,
+        whatever the rule."""
 
-        Called at the rule's looks before k_max; at k_max only the leader stays, whatever the rule.
-        """
-        ...
+    def half_widths(self, seen: Seen) -> Array | None:
+        """How far each class's interval reaches to either side of its mean, for display: [I, C]; None: this
+        rule has no intervals."""
+        return None
 
 
 def mean_scores(scores: Array, alive: Array) -> Array:
@@ -66,8 +115,44 @@ def sparse_looks(k_max: int) -> tuple[int, ...]:
     return (*(n for n in steps if n < k_max), k_max)
 
 
+class _Paired(Rule):
+    """Rules that drop a class when a bound on the paired difference leader − class excludes zero."""
+
+    bound: Bound
+
+    @property
+    def pair_bound(self) -> Bound:
+        return self.bound
+
+    @abstractmethod
+    def alpha(self, n_classes: int, k_max: int, n: int = 1) -> float:
+        """The error spent on one pair at the look after n pulls."""
+
+    def radius(self, seen: Seen) -> tuple[Array, Array]:
+        """Mean difference to the leader and the bound's half-width on it: two [I, C]."""
+        gap, var = paired(seen.pulls, seen.alive)
+        alpha = self.alpha(seen.n_classes, seen.k_max, seen.n)
+        return gap, self.bound.radius(gap, var, seen.n, seen.k_max, alpha)
+
+    def keep(self, seen: Seen) -> Array:
+        gap, radius = self.radius(seen)
+        return seen.alive & ~(gap > radius)
+
+    def half_widths(self, seen: Seen) -> Array:
+        """The half-width on a class's difference to the leader; the leader's own: its closest rival's."""
+        gap, radius = self.radius(seen)
+        rows = np.arange(len(gap))
+        lead = mean_scores(seen.pulls, seen.alive).argmax(axis=1)
+        rivals = np.where(np.isfinite(gap), gap, np.inf)
+        rivals[rows, lead] = np.inf
+        half = radius.copy()
+        some = np.isfinite(rivals).any(axis=1)
+        half[rows[some], lead[some]] = radius[rows[some], rivals[some].argmin(axis=1)]
+        return half
+
+
 @dataclass(frozen=True)
-class PairedRule:
+class PairedRule(_Paired):
     """Drop a class when the bound on the paired difference leader − class excludes zero.
 
     δ is split over the C − 1 rivals (only pairs with the K_max winner can err, so a union bound over
@@ -84,25 +169,14 @@ class PairedRule:
         return sparse_looks(k_max)
 
     def alpha(self, n_classes: int, k_max: int, n: int = 1) -> float:
-        """The error spent on one pair at the look after n orders."""
         if self.each is not None:
             return self.each
         looks = 1 if self.bound.anytime else max(1, len(self.looks(n_classes, k_max)) - 1)
         return self.delta / max(1, n_classes - 1) / looks
 
-    def radius(self, scores: Array, alive: Array, k_max: int) -> tuple[Array, Array]:
-        """Mean difference to the leader and the bound's half-width on it: two [I, C]."""
-        gap, var = paired(scores, alive)
-        n, n_classes = scores.shape[1:]
-        return gap, self.bound.radius(gap, var, n, k_max, self.alpha(n_classes, k_max, n))
-
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        gap, radius = self.radius(scores, alive, k_max)
-        return alive & ~(gap > radius)
-
 
 @dataclass(frozen=True)
-class CalibratedRule(PairedRule):
+class CalibratedRule(_Paired):
     """The paired rule with thresholds fitted on held-out traces (`calibrate`) to a risk, here `delta`.
 
     The guarantee is distribution-free: it needs images like those of the calibration, not normal
@@ -112,10 +186,24 @@ class CalibratedRule(PairedRule):
     `temperature`, where it was fitted, makes probabilities of the soft-max at these races' decisions.
     """
 
+    bound: Bound
+    delta: float = 0.05
     name: str = "calibrated"
     thresholds: tuple[tuple[int, float], ...] = ()
     rungs: tuple[tuple[int, float], ...] = ()
     temperature: float | None = None
+
+    @property
+    def first_stages(self) -> tuple[Stage, ...]:
+        return tuple(Stage(tokens, gap) for tokens, gap in self.rungs)
+
+    @property
+    def holds(self) -> float:
+        return self.delta
+
+    @property
+    def own_temperature(self) -> float | None:
+        return self.temperature
 
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (*(n for n, _ in self.thresholds if n < k_max), k_max)
@@ -127,7 +215,7 @@ class CalibratedRule(PairedRule):
 
 
 @dataclass(frozen=True)
-class FixedRule:
+class FixedRule(Rule):
     """No elimination: every class is scored on all K orders. The paper's classifier."""
 
     name: str = "fixed"
@@ -135,5 +223,5 @@ class FixedRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return (k_max,)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        return alive
+    def keep(self, seen: Seen) -> Array:
+        return seen.alive

@@ -32,7 +32,7 @@ import numpy as np
 from scipy.special import gammaln, stdtr
 
 from anytime_cls.race.bounds import ModeratedT, VariancePrior
-from anytime_cls.race.rules import mean_scores, paired, sparse_looks
+from anytime_cls.race.rules import Rule, Seen, mean_scores, paired, sparse_looks
 
 Array = np.ndarray
 #: Accuracy a pass. On cifar10's traces, of whole orders and of prefixes of 8, 16 and 32 of their 64 tokens,
@@ -45,7 +45,7 @@ _CHUNK = 1 << 16  # pairs integrated at once: 8 MiB an array
 
 
 @dataclass(frozen=True)
-class ValueRule:
+class ValueRule(Rule):
     """Drop a class when more orders of it would gain less accuracy per pass than `price`.
 
     prior : of paired variances; without one a variance is what was seen, and nothing leaves before two orders
@@ -66,8 +66,9 @@ class ValueRule:
     def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
         return sparse_looks(k_max)
 
-    def keep(self, scores: Array, alive: Array, k_max: int) -> Array:
-        n, n_classes = scores.shape[1:]
+    def keep(self, seen: Seen) -> Array:
+        scores, alive, k_max = seen.pulls, seen.alive, seen.k_max
+        n, n_classes = seen.n, seen.n_classes
         if self.prior is None and n < 2:
             return alive
         gap, var = paired(scores, alive)

@@ -11,7 +11,7 @@ from anytime_cls.engine.job import Job
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.peers import FunnelRule, HalvingRule
 from anytime_cls.race.races import Race, run
-from anytime_cls.race.rules import FixedRule
+from anytime_cls.race.rules import FixedRule, Stage
 from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.randar import RandAR
 from anytime_cls.scorers.shapes import RandARConfig
@@ -150,6 +150,10 @@ class Rungs(FunnelRule):
     """The funnel behind two rungs; a gap that drops some and keeps some."""
 
     rungs = ((2, 0.5), (4, 1.0))
+
+    @property
+    def first_stages(self):
+        return tuple(Stage(*rung) for rung in self.rungs)
 
 
 def test_a_race_with_rungs_is_the_race_of_its_scores(model):

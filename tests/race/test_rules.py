@@ -20,7 +20,7 @@ from anytime_cls.race.fitted import Design, Fit, Fitted
 from anytime_cls.race.peers import ClarkJainiRule, FunnelRule, HalvingRule, MarginalRule, top
 from anytime_cls.race.races import aggregate_scores, run
 from anytime_cls.race.registry import CALIBRATED, RULES, make_rule
-from anytime_cls.race.rules import CalibratedRule, PairedRule, paired, sparse_looks
+from anytime_cls.race.rules import CalibratedRule, PairedRule, Seen, paired, sparse_looks
 
 PRIORS = {
     "paired": VariancePrior(scale=2.0, power=0.0, df=40.0),
@@ -114,7 +114,7 @@ def test_clark_jaini_promises_nothing_over_many_classes_and_looks():
     scores, alive, rule = races(6, 60, 20, shared=0.0, k_max=100), np.ones((60, 20), bool), ClarkJainiRule()
     dropped = np.zeros(60, bool)
     for n in range(20, 101, 10):
-        dropped |= ~rule.keep(scores[:, :n], alive, 10_000).all(axis=1)
+        dropped |= ~rule.keep(Seen(scores[:, :n], alive, 10_000)).all(axis=1)
     assert dropped.mean() > 0.2
 
 
@@ -135,9 +135,9 @@ def test_marginal_at_one_order_leans_on_its_prior_alone():
     the classes' true noise drops the winner."""
     scores = races(9, 300, 10, shared=0.0)
     alive = np.ones((300, 10), bool)
-    assert make_rule("marginal", 0.05).keep(scores[:, :1], alive, K).all()
+    assert make_rule("marginal", 0.05).keep(Seen(scores[:, :1], alive, K)).all()
     narrow = MarginalRule(ModeratedT(VariancePrior(0.05, 0.0, 40.0)), 0.05)
-    kept = narrow.keep(scores[:, :1], alive, K)
+    kept = narrow.keep(Seen(scores[:, :1], alive, K))
     winner = scores.mean(axis=1).argmax(axis=1)
     assert (~kept[np.arange(300), winner]).mean() > 0.3
 
@@ -180,7 +180,7 @@ def test_the_leader_stays_the_dead_stay_dead_and_nan_is_theirs_alone(name):
     alive = np.ones((50, 12), bool)
     for look in rule.looks(12, 40)[:-1]:
         seen = np.where(alive[:, None], scores[:, :look], np.nan)
-        keep = rule.keep(seen, alive, 40)
+        keep = rule.keep(Seen(seen, alive, 40))
         leader = np.where(alive, scores[:, :look].mean(axis=1), -np.inf).argmax(axis=1)
         assert keep[np.arange(50), leader].all()
         assert not (keep & ~alive).any()
@@ -194,7 +194,7 @@ def test_ties_are_kept(name):
     scores = np.repeat(column, 4, axis=2)
     rule = make_rule(name, 0.5, PRIORS)
     for look in rule.looks(4, 31)[:-1]:
-        assert rule.keep(scores[:, :look], np.ones((1, 4), bool), 31).all()
+        assert rule.keep(Seen(scores[:, :look], np.ones((1, 4), bool), 31)).all()
 
 
 def test_paired_splits_delta_over_rivals_and_looks():
@@ -216,7 +216,7 @@ def test_clark_jaini_is_scipys_paired_t_test():
     scores = races(13, 1, 30, spread=0.7, k_max=60)
     rule = ClarkJainiRule()
     assert rule.looks(30, 60)[0] == 20 and rule.looks(30, 12) == (12,)
-    keep = rule.keep(scores[:, :25], np.ones((1, 30), bool), 60)[0]
+    keep = rule.keep(Seen(scores[:, :25], np.ones((1, 30), bool), 60))[0]
     seen = scores[0, :25]
     lead = seen[:, [seen.mean(axis=0).argmax()]]
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -327,7 +327,7 @@ def test_calibrated_looks_where_it_was_fitted():
     assert isinstance(rule, CalibratedRule) and rule.looks(10, 32) == (1, 4, 16, 32)
     assert [rule.alpha(10, 32, n) for n in (1, 3, 4, 15, 31)] == [0.3, 0.3, 0.15, 0.15, 0.3]
     scores = races(21, 50, 10, spread=1.0, k_max=32)
-    kept = rule.keep(scores[:, :4], np.ones((50, 10), bool), 32)
+    kept = rule.keep(Seen(scores[:, :4], np.ones((50, 10), bool), 32))
     gap, var = paired(scores[:, :4], np.ones((50, 10), bool))
     tail = ModeratedT(PRIORS["paired"]).tail(gap, var, 4, 32)
     np.testing.assert_array_equal(kept, tail >= 0.15)

@@ -16,7 +16,7 @@ from scipy.stats import t as student
 
 from anytime_cls.race.races import Race, run
 from anytime_cls.race.registry import SETTINGS, make_rule
-from anytime_cls.race.rules import paired
+from anytime_cls.race.rules import Seen, paired
 from anytime_cls.race.value import PRICE, ValueRule, change_gain
 
 K = 16
@@ -101,7 +101,9 @@ def test_who_stays_at_a_price_stays_at_a_lower_one(n):
     scores = races(2, 200, n_classes=6, k_max=K)[:, :n]
     alive = np.random.default_rng(n).random((200, 6)) < 0.8
     alive[:, 0] = True
-    kept = [ValueRule(PRIOR, 1.0, price).keep(scores, alive, K) for price in (1e-30, 1e-6, 1e-4, 1e-2, 0.9)]
+    kept = [
+        ValueRule(PRIOR, 1.0, price).keep(Seen(scores, alive, K)) for price in (1e-30, 1e-6, 1e-4, 1e-2, 0.9)
+    ]
     for cheap, dear in pairwise(kept):
         assert (cheap | ~dear).all()
     leader = np.where(alive, scores.mean(axis=1), -np.inf).argmax(axis=1)
@@ -140,7 +142,7 @@ def test_stacks_decide_as_live_races_one_by_one(prior):
         race = play(rule, scores[i])
         assert (race.leader, race.n, race.passes) == (stack.prediction[i], stack.pulls[i], stack.passes[i])
     if prior is None:  # no variance before two orders
-        assert rule.keep(scores[:, :1], np.ones((60, 7), bool), K).all()
+        assert rule.keep(Seen(scores[:, :1], np.ones((60, 7), bool), K)).all()
 
 
 def test_the_order_of_classes_does_not_matter():
@@ -155,9 +157,9 @@ def test_the_order_of_classes_does_not_matter():
 def test_what_does_not_vary_is_settled():
     """Equal differences on every order leave no doubt, with or without ties; and there are no warnings."""
     scores = np.tile(np.array([3.0, 1.0, 1.0]), (1, 4, 1))
-    keep = ValueRule(None, 1.0, 1e-6).keep(scores[:, :2], np.ones((1, 3), bool), 4)
+    keep = ValueRule(None, 1.0, 1e-6).keep(Seen(scores[:, :2], np.ones((1, 3), bool), 4))
     assert keep.tolist() == [[True, False, False]]
-    tied = ValueRule(None, 1.0, 1e-6).keep(np.zeros((1, 2, 3)), np.ones((1, 3), bool), 4)
+    tied = ValueRule(None, 1.0, 1e-6).keep(Seen(np.zeros((1, 2, 3)), np.ones((1, 3), bool), 4))
     assert tied.sum() == 1
     gap, _ = paired(scores, np.ones((1, 3), bool))
     assert gap.tolist() == [[0, 2, 2]]
