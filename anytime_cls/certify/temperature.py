@@ -24,7 +24,7 @@ Array = np.ndarray
 def decision_means(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None) -> Array:
     """Mean log-likelihoods [I, C] as they stand when a rule has decided (Race.means): scores [I, K, C].
 
-    rung_scores : as `race.run` takes them, for a rule with rungs
+    rung_scores : as `race.races.run` takes them, for a rule with rungs
     """
     return means_at_decision(scores, run(rule, scores, rung_scores))
 

@@ -61,7 +61,7 @@ def full_curves(
 
     Parameters
     ----------
-    rules : names; None: all of `rules.RULES` that the priors allow, and `calibrated` if there is one
+    rules : names; None: all of `registry.RULES` that the priors allow, and `calibrated` if there is one
     deltas, settings : for every rule that has them; a rule that is given none goes through its default grid
     k_max : orders, at most the trace's; default the trace's
     prefixes : tokens; races on prefixes that the trace recorded; default whole orders

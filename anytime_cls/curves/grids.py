@@ -38,7 +38,7 @@ P_VALUES = np.union1d(np.geomspace(1e-6, 0.99, POINTS), ClarkJainiRule.p_value) 
 class Spec:
     """One run of a replay. k_max: orders. prefix: tokens of a pass, None for whole orders.
 
-    settings: of the rule, as `rules.make_rule` takes them, `delta` among them where the rule has one.
+    settings: of the rule, as `registry.make_rule` takes them, `delta` among them where the rule has one.
     """
 
     rule: str

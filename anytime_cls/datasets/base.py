@@ -15,8 +15,8 @@ class Sample:
     """One image of a data set.
 
     id: unique in the data set, the path inside its root with / between parts; path: for people; label: index
-    into `Dataset.labels`, -1 if unknown; load: gives what `image.decode` reads. Nothing is read before, and a
-    sample can be pickled.
+    into `Dataset.labels`, -1 if unknown; load: gives what `pixels.decode` reads. Nothing is read before, and
+    a sample can be pickled.
     """
 
     id: str

@@ -23,8 +23,8 @@ class ViewSampler:
 
     Parameters
     ----------
-    crops : `center` (one crop for all orders) or `random` (a new one every order, `image.random_crop`)
-    noise : t of the latent noise (`tokenizer.with_noise`), in [0, 1]; drawn anew every order
+    crops : `center` (one crop for all orders) or `random` (a new one every order)
+    noise : t of the latent noise (`tokenizers.base`), in [0, 1]; drawn anew every order
     seed : any integer; the same as the orders' gives views independent of them
 
     Raises ValueError for an unknown kind of crops or a noise outside [0, 1].

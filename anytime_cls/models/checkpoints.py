@@ -2,7 +2,7 @@
 
 A transformer is RandAR's, under its reference code's names (github.com/ziqipang/RandAR), as `.safetensors` or
 as torch.save wrote it: a state dict, or one inside a training checkpoint. A tokenizer is one that
-`tokenizer.load_vq` reads. No code in a file is ever run: a pickle may hold tensors and plain data only.
+`load.load_vq` reads. No code in a file is ever run: a pickle may hold tensors and plain data only.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Entry:
 class Checkpoint:
     """A RandAR transformer in a file, none of its weights read.
 
-    keys: the reference's name → the file's; shape: what `randar.RandARConfig` takes; metadata: what `convert`
+    keys: the reference's name → the file's; shape: what `shapes.RandARConfig` takes; metadata: what `convert`
     wrote into the file ({"model": {}} for a file from elsewhere).
     """
 

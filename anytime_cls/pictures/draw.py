@@ -75,7 +75,7 @@ def draw(
 ) -> tuple[list[Drawn], list[str]]:
     """The pictures asked for, and why those that are missing could not be drawn.
 
-    budget_x: unit of the budget in `budget`: passes, seconds or flops. bands: as `plots.pareto_figure`.
+    budget_x: unit of the budget in `budget`: passes, seconds or flops. bands: as `figures.pareto_figure`.
     """
     drawn: list[Drawn] = []
     missing: list[str] = []

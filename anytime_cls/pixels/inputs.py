@@ -24,7 +24,7 @@ from anytime_cls.pixels.decode import EXTENSIONS
 class Input:
     """One picture to classify, or one thing that could not be found.
 
-    name: as the user knows it (path, or "-"); source: what `image.decode` takes, None if there is an error;
+    name: as the user knows it (path, or "-"); source: what `decode.decode` takes, None if there is an error;
     error: one line with the cause and what to do, without the name, None if there is a source.
     """
 

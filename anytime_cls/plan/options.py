@@ -33,7 +33,7 @@ class RaceOptions:
     model.json); where one is, the others are "paired", "uniform" and whole orders (`plan.make`).
     """
 
-    rule: str | None = None  # one of rules.RULES, or "calibrated"
+    rule: str | None = None  # one of registry.RULES, or "calibrated"
     delta: float | None = None  # probability of another answer than all max_orders orders would give
     max_orders: int | None = None  # K_max
     budget: Budget | str | None = None  # an image; text such as "0.5s" is parsed
@@ -41,7 +41,7 @@ class RaceOptions:
     seed: int = 0
     orders: str | None = None  # one of orders.SAMPLERS
     prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
-    aggregate: str = "mean"  # one of race.AGGREGATORS; others than mean need rule "fixed"
+    aggregate: str = "mean"  # one of races.AGGREGATORS; others than mean need rule "fixed"
     prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
     crops: str = "center"  # one of views.CROPS: "random" takes a new crop every order
     latent_noise: float = 0.0  # t in [0, 1] of the noise in the tokenizer's latents, drawn every order

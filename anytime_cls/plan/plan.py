@@ -26,7 +26,7 @@ class RacePlan:
 
     # whose scores
     model: str  # its name
-    method: str  # one of `scorers.shapes.LAYOUTS`
+    method: str  # one of `scorers.registry.names()`
     weights_sha256: str
     encoder_sha256: str
     tokens: int  # of an image

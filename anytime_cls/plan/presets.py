@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from anytime_cls.plan.options import RaceOptions
 
 
-#: Fields of `classifier.RaceOptions`, and `dtype`, the transformer's (`AnytimeClassifier.load`).
+#: Fields of `options.RaceOptions`, and `dtype`, the transformer's (`AnytimeClassifier.load`).
 PRESETS: dict[str, dict[str, Any]] = {
     # (1/K) Σ_k log p(x | π_k, c) for every class, over the same K = 20 uniformly random orders
     "paper": {

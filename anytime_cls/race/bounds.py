@@ -99,7 +99,7 @@ class ModeratedT:
     Smyth, *Linear models and empirical Bayes methods for assessing differential expression*, SAGMB 2004
     (limma), with the prior variance a function of the gap. Works from n = 1. Exact when σ² follows the
     prior and differences are normal given σ²; it can fail where a variance is far outside the prior
-    (see tests/test_bounds.py for how badly).
+    (see tests/race/test_bounds.py for how badly).
     """
 
     prior: VariancePrior

@@ -1,11 +1,12 @@
 """Replay: races over recorded log-likelihoods, without the model.
 
     with Trace.open("full.h5") as trace:
-        curves = full_curves(trace, fields=read_card("cifar10").fields)
+        curves = full_curves(trace, fitted=known_of(trace, "cifar10"))
 
-`full_curves` runs any rule at any setting over a trace of rule `fixed`, which has every class on every order;
-`live_run` is what a trace of any rule says of itself. Races are `race.run`, which shares its decisions with
-the live race. Traces are read in stacks, so memory is what the results take: 24 bytes an image and run.
+`curves.full.full_curves` runs any rule at any setting over a trace of rule `fixed`, which has every class on
+every order; `models.known.known_of` says what was fitted; `curves.live` is what a trace of any rule says of
+itself. Races are `races.run`, which shares its decisions with the live race. Traces are read in stacks, so
+memory is what the results take: 24 bytes an image and run.
 """
 
 from __future__ import annotations

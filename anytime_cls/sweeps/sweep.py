@@ -1,8 +1,8 @@
 """A sweep: every image of a data set raced, and everything recorded in a trace.
 
     classifier = AnytimeClassifier.load("cifar10")
-    plan = sweep_plan(dataset, classifier.card, RaceOptions(rule="fixed"))
     dataset = open_dataset("cifar10", classifier.card, root="data/cifar10/test", limit=1000)
+    plan = sweep_plan(dataset, classifier.card, RaceOptions(rule="fixed"))
     attributes = sweep_provenance(plan, dataset, classifier.card)
     with TraceWriter.create("run.h5", attributes, dataset.labels) as writer:
         tally = run_sweep(classifier, dataset, plan, writer)

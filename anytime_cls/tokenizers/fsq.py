@@ -124,7 +124,7 @@ class FSQTokenizer(nn.Module):
     def bounded(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Encoder output squashed to [0, level − 1] a channel, before rounding: [B, n_codes, g, g].
 
-        noise, normal: latent noise (`tokenizer.with_noise`) on the encoder's output, before it is squashed.
+        noise, normal: latent noise (`base.with_noise`) on the encoder's output, before it is squashed.
         """
         z = with_noise(self.to_code(self.encoder(pixels)).float(), noise, normal)
         return (torch.tanh(z) + 1) / 2 * (self.levels - 1)

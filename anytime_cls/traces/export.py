@@ -2,7 +2,7 @@
 
 The rows are in the order they were scored, image after image. Columns: `id` of the image, `order`, `cls`
 (index of the class), `cls_name`, `prefix` (tokens), `round`, `value` (nats). Classes can share a name, as
-ImageNet's two cranes do, so group by `cls`. trace.py's `export_csv` and `export_parquet` write image rows.
+ImageNet's two cranes do, so group by `cls`. `export_csv` and `export_parquet` write image rows.
 """
 
 from __future__ import annotations

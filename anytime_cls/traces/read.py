@@ -1,6 +1,6 @@
 """The trace: every log-likelihood a run scored, in the order it was scored, in one HDF5 file: reading it.
 
-docs/trace.md describes the file; trace_write.py writes it, and says why it survives a kill at any moment.
+docs/trace.md describes the file; write.py writes it, and says why it survives a kill at any moment.
 """
 
 from __future__ import annotations

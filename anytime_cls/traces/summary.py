@@ -12,7 +12,7 @@ from anytime_cls.traces.read import Trace
 
 
 def outcome(trace: Trace) -> dict[str, Any]:
-    """`trace.summary` of a trace, and what follows from it and the provenance.
+    """`summary` of a trace, and what follows from it and the provenance.
 
     accuracy_low, accuracy_high: Wilson's 95 % interval, None without a labelled image. full_passes: classes ×
     K_max, the passes of an image without a race (each of `pass_tokens` tokens where the trace says so), None

@@ -31,7 +31,7 @@ class Recipe:
     tokenizer_labels: bool = True  # the class head: tokens then carry label information
     tokenizer_epochs: float = 12
     tokenizer_lr: float = 0.1
-    layout: str = "sigma"  # zoo.LAYOUTS: what the transformer reads at each position
+    layout: str = "sigma"  # shapes.LAYOUTS: what the transformer reads at each position
     dim: int = 128
     n_layer: int = 4
     n_head: int = 4

@@ -15,7 +15,7 @@ from PIL import Image
 from anytime_cls.pixels.crops import center_crop, crop_sides, random_crop, reduced
 from anytime_cls.pixels.decode import decode
 
-PILLOW_13 = int(PIL.__version__.split(".")[0]) >= 13  # see image._resize
+PILLOW_13 = int(PIL.__version__.split(".")[0]) >= 13  # see crops._resize
 CAT = Path(__file__).parents[2] / "examples" / "cat.jpg"
 WORDS = st.tuples(*[st.integers(0, 2**64 - 1)] * 3)
 
