@@ -32,12 +32,14 @@ Test = Callable[[Array, float], float]
 
 def disagreement(prediction: Array, full: Array, label: Array) -> Array:
     """1 where the rule's answer is not that of all K_max orders."""
-    return (prediction != full).astype(float)
+    found: Array = (prediction != full).astype(float)
+    return found
 
 
 def accuracy_lost(prediction: Array, full: Array, label: Array) -> Array:
     """1 where all K_max orders were right and the rule is not, −1 the other way round, else 0."""
-    return (full == label).astype(float) - (prediction == label)
+    found: Array = (full == label).astype(float) - (prediction == label)
+    return found
 
 
 LOSSES: dict[str, Loss] = {"disagreement": disagreement, "accuracy": accuracy_lost}

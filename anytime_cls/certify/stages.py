@@ -50,7 +50,8 @@ def fit_tail(values: Array) -> Tail | None:
 
 def winners_behind(rung_scores: Array, full: Array) -> Array:
     """How far the K_max winner is behind the best at a rung, nats ≥ 0: [I, C], int [I] → [I]."""
-    return rung_scores.max(axis=1) - np.take_along_axis(rung_scores, full[:, None], axis=1)[:, 0]
+    found: Array = rung_scores.max(axis=1) - np.take_along_axis(rung_scores, full[:, None], axis=1)[:, 0]
+    return found
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,8 @@ def _entry(calibration: Mapping[str, Any], risk: float) -> Mapping[str, Any]:
     """The thresholds that hold this risk of another answer."""
     for entry in calibration["calibrated"]:
         if entry["risk"] == risk and entry.get("loss", DISAGREEMENT) == DISAGREEMENT:
-            return entry
+            found: Mapping[str, Any] = entry
+            return found
     raise ModelError(f"there is no calibration at risk {risk:g} to recommend")
 
 

@@ -34,8 +34,9 @@ from anytime_cls.certify.risk import (
 from anytime_cls.certify.stages import RungFit, candidates, fit_rungs
 from anytime_cls.certify.temperature import decision_means, fit_temperature
 from anytime_cls.race.bounds import ModeratedT, VariancePrior
+from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT
 from anytime_cls.race.races import Outcomes, run, rungs_of
-from anytime_cls.race.registry import ACCURACY, DISAGREEMENT, make_rule
+from anytime_cls.race.registry import make_rule
 from anytime_cls.race.rules import CalibratedRule, Rule, sparse_looks
 from anytime_cls.race.value import PRICES, ValueRule
 from anytime_cls.replay.source import Source, run_fixed
@@ -111,7 +112,8 @@ class Design:
     @property
     def k_max(self) -> int:
         """Pulls."""
-        return self.source.k_max // self.source.block
+        found: int = self.source.k_max // self.source.block
+        return found
 
     @property
     def tokens(self) -> int:

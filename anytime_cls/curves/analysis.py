@@ -141,20 +141,23 @@ def x_values(run: StudyRun, kind: str) -> Array:
     values = getattr(run, kind)
     if not np.isfinite(values).all():
         raise StudyError(f"{run.series} does not know its {kind}: choose another --x")
-    return values
+    found: Array = values
+    return found
 
 
 def y_values(study: Study, run: StudyRun, kind: str) -> Array:
     """1 where the run's answer is right (accuracy), that of all orders (agreement), or in the top 5: [I]."""
     if kind == "accuracy":
-        return (run.prediction == study.label).astype(float)
+        found: Array = (run.prediction == study.label).astype(float)
+        return found
     if kind == "agreement":
         if (run.full < 0).any():
             raise StudyError(
                 f"what all orders answer is not known for {run.series}: plot it with a replayed full trace "
                 "of the same images, or use --y accuracy"
             )
-        return (run.prediction == run.full).astype(float)
+        found = (run.prediction == run.full).astype(float)
+        return found
     if len(study.labels) <= 5:
         raise StudyError(f"top-5 means nothing with {len(study.labels)} classes: use --y accuracy")
     if (run.rank == UNRANKED).any():

@@ -26,13 +26,15 @@ class Confusion:
     @property
     def images(self) -> Array:
         """Images of each class: int [C]."""
-        return self.counts.sum(axis=1)
+        found: Array = self.counts.sum(axis=1)
+        return found
 
     @property
     def accuracy(self) -> Array:
         """Share of each class's images answered right: float [C], NaN for a class without images."""
         with np.errstate(invalid="ignore"):
-            return np.diagonal(self.counts) / self.images
+            found: Array = np.diagonal(self.counts) / self.images
+            return found
 
     @property
     def overall(self) -> float:

@@ -41,7 +41,8 @@ class CifarSource:
     row: int
 
     def __call__(self) -> Source:
-        return _cifar_batch(self.path)[0][self.row]
+        found: Source = _cifar_batch(self.path)[0][self.row]
+        return found
 
 
 @cache

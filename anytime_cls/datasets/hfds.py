@@ -96,7 +96,8 @@ class _HFSource:
     def __call__(self) -> Source:
         dataset, column = self.spec.open()
         image = dataset[self.row][column]
-        return image["bytes"] if image["bytes"] is not None else image["path"]
+        found: Source = image["bytes"] if image["bytes"] is not None else image["path"]
+        return found
 
 
 def _hub_name(text: str) -> tuple[str, str | None]:

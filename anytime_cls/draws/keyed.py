@@ -19,7 +19,8 @@ def words(key: bytes, n: int) -> np.ndarray:
 def normal(key: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normals: float32 `shape`."""
     uniform = ((words(key, int(np.prod(shape))) >> np.uint64(11)) + 0.5) * 2.0**-53  # 53 bits, never 0 or 1
-    return ndtri(uniform).astype(np.float32).reshape(shape)
+    found: np.ndarray = ndtri(uniform).astype(np.float32).reshape(shape)
+    return found
 
 
 @lru_cache(maxsize=1024)  # the orders of a stratified block share one, and so do an antithetic pair's

@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -147,7 +148,7 @@ class Row:
     seconds: list[float] = field(default_factory=list)
     ceilings: list[float] = field(default_factory=list)  # FLOP/s, each right after its repetition
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """For people and JSON; rates are medians over repetitions."""
         seconds, rate = np.array(self.seconds), self.flops / np.array(self.seconds)
         shares = rate / np.array(self.ceilings)

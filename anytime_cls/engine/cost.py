@@ -45,7 +45,7 @@ class CostModel:
     n_tokens: int
     overhead: float = 0.0
     slope: float = 0.0
-    _ratios: deque = field(default_factory=lambda: deque(maxlen=32))
+    _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=32))
 
     def share(self, prefix: int) -> float:
         """FLOPs of a pass over `prefix` tokens, in whole passes."""

@@ -43,11 +43,13 @@ class Job:
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
     spending: Spending | None = None
-    _pending: deque = field(default_factory=deque)  # (order, classes) not scored yet
+    _pending: deque[tuple[int, np.ndarray]] = field(default_factory=deque)  # (order, classes) not scored yet
     _rung: int | None = None  # tokens, while the race is at a rung
     _round: int = -1
     _asked: int = 0  # classes of the current request
-    _partial: list = field(default_factory=list)  # (classes, values [n, prefixes + 1]) of a begun order
+    _partial: list[tuple[np.ndarray, np.ndarray]] = field(
+        default_factory=list
+    )  # (classes, values [n, prefixes + 1]) of a begun order
     _bought: tuple[int, int] = (-1, -1)  # (round, order) already charged to the budget
 
     @property

@@ -64,7 +64,8 @@ def race_scores(trace: Trace, at: int, plan: RacePlan | None) -> Array:
         return trace.matrix(at)[: int(trace.images["orders"][at])]
     _, scored = next(replayed(trace, plan, np.array([at])))
     scores = scored.orders[0]
-    return scores[~np.isnan(scores).all(axis=1)]
+    found: Array = scores[~np.isnan(scores).all(axis=1)]
+    return found
 
 
 def thumbnail(trace: Trace, at: int) -> str:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import stats
@@ -37,13 +37,14 @@ class VariancePrior:
 
     def variance(self, gap: np.ndarray) -> np.ndarray:
         """s0² at these gaps, nats²."""
-        return self.scale * np.maximum(np.abs(gap), self.gap_floor) ** self.power
+        found: np.ndarray = self.scale * np.maximum(np.abs(gap), self.gap_floor) ** self.power
+        return found
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, float]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: Mapping) -> VariancePrior:
+    def from_dict(cls, fields: Mapping[str, Any]) -> VariancePrior:
         return cls(**{k: float(v) for k, v in fields.items()})
 
 
@@ -140,7 +141,8 @@ class NormalMixture:
     anytime = True
 
     def _sum_of_squares(self, gap: np.ndarray, var: np.ndarray, n: int) -> np.ndarray:
-        return self.prior.df * self.prior.variance(gap) + (n - 1) * var
+        found: np.ndarray = self.prior.df * self.prior.variance(gap) + (n - 1) * var
+        return found
 
     def radius(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float) -> np.ndarray:
         tau = effective_n(n, k_max)
@@ -151,7 +153,8 @@ class NormalMixture:
         slack = 1 - q * self.rho / (tau + self.rho)
         if slack <= 0:  # no gap, however large, can be told from a large variance yet
             return np.full(np.shape(gap), np.inf)
-        return np.sqrt((q - 1) * self._sum_of_squares(gap, var, n) / (tau * slack))
+        found: np.ndarray = np.sqrt((q - 1) * self._sum_of_squares(gap, var, n) / (tau * slack))
+        return found
 
     def tail(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int) -> np.ndarray:
         tau = effective_n(n, k_max)
@@ -170,4 +173,5 @@ def _t_tail(gap: np.ndarray, var: np.ndarray, tau: float, df: float) -> np.ndarr
     with np.errstate(divide="ignore", invalid="ignore"):
         t = np.asarray(gap) / np.sqrt(var / tau)
     # the upper tail of Student's t, as stats.t.sf; no gap and no variance: no separation
-    return stdtr(df, -np.where(np.isnan(t), 0.0, t))
+    found: np.ndarray = stdtr(df, -np.where(np.isnan(t), 0.0, t))
+    return found

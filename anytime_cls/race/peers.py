@@ -76,7 +76,8 @@ class MarginalRule(Rule):
         mean, radius = mean_scores(seen.pulls, seen.alive), self.half_widths(seen)
         leader = mean.argmax(axis=1)[:, None]
         leaders_lower = np.take_along_axis(mean - radius, leader, axis=1)
-        return seen.alive & ~(mean + radius < leaders_lower)
+        found: Array = seen.alive & ~(mean + radius < leaders_lower)
+        return found
 
 
 @dataclass(frozen=True)
@@ -117,7 +118,8 @@ class FunnelRule(Rule):
         return (*(n for n in self._plan(k_max) if n < k_max), k_max)
 
     def keep(self, seen: Seen) -> Array:
-        return seen.alive & top(mean_scores(seen.pulls, seen.alive), self._plan(seen.k_max)[seen.n])
+        found: Array = seen.alive & top(mean_scores(seen.pulls, seen.alive), self._plan(seen.k_max)[seen.n])
+        return found
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ class HalvingRule(Rule):
 
     def keep(self, seen: Seen) -> Array:
         kept = self._plan(seen.n_classes, seen.k_max)[seen.n]
-        return seen.alive & top(mean_scores(seen.pulls, seen.alive), kept)
+        found: Array = seen.alive & top(mean_scores(seen.pulls, seen.alive), kept)
+        return found
 
 
 def top(mean: Array, m: int) -> Array:

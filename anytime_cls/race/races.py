@@ -184,7 +184,8 @@ class Race:
             elif n < self.n:
                 gap = (pulls[:n, [leader]] - pulls[:n, members]).mean(axis=0)
                 means[members] = means[leader] - np.maximum(gap, 0)
-        return means
+        found: Array = means
+        return found
 
     @property
     def leader(self) -> int:
@@ -268,7 +269,8 @@ def decide(rule: Rule, scores: Array, alive: Array, k_max: int) -> Array:
     if scores.shape[1] < k_max:
         return rule.keep(Seen(scores, alive, k_max))
     leader = mean_scores(scores, alive).argmax(axis=1)
-    return np.arange(scores.shape[2]) == leader[:, None]
+    found: Array = np.arange(scores.shape[2]) == leader[:, None]
+    return found
 
 
 def aggregate_scores(scores: Array, how: str) -> Array:
@@ -277,11 +279,14 @@ def aggregate_scores(scores: Array, how: str) -> Array:
     `mean` = (1/K) Σ_k log p_k; `logmeanexp` = log (1/K) Σ_k p_k; `softmax` = (1/K) Σ_k softmax_c(log p_k).
     """
     if how == "mean":
-        return scores.mean(axis=-2)
+        found: Array = scores.mean(axis=-2)
+        return found
     if how == "logmeanexp":
-        return logsumexp(scores, axis=-2) - np.log(scores.shape[-2])
+        found = logsumexp(scores, axis=-2) - np.log(scores.shape[-2])
+        return found
     if how == "softmax":
-        return softmax(scores, axis=-1).mean(axis=-2)
+        found = softmax(scores, axis=-1).mean(axis=-2)
+        return found
     raise ValueError(f"unknown aggregation {how!r}: choose from {', '.join(AGGREGATORS)}")
 
 

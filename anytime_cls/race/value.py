@@ -101,7 +101,8 @@ class ValueRule(Rule):
                 some = some[~enough]
         kept = rival.copy()
         kept[rival] = worth
-        return alive & (kept | ~rival)
+        found: Array = alive & (kept | ~rival)
+        return found
 
 
 def change_gain(gap: Array, var: Array, df: float, n: int, h: int, k_max: int, temperature: float) -> Array:
@@ -121,7 +122,8 @@ def change_gain(gap: Array, var: Array, df: float, n: int, h: int, k_max: int, t
     below = scale * (_NODES / (1 - _NODES))
     density = np.exp(_log_density(z[:, None] + below, df))
     half = (sd / (2 * wide))[:, None]
-    return (np.tanh(half * below) * density * scale * (_WEIGHTS / (1 - _NODES) ** 2)).sum(axis=1)
+    found: Array = (np.tanh(half * below) * density * scale * (_WEIGHTS / (1 - _NODES) ** 2)).sum(axis=1)
+    return found
 
 
 def _ratio(gap: Array, sd: Array) -> Array:
@@ -133,4 +135,5 @@ def _ratio(gap: Array, sd: Array) -> Array:
 def _log_density(x: Array, df: float) -> Array:
     """Of Student's t with df degrees of freedom."""
     norm = gammaln((df + 1) / 2) - gammaln(df / 2) - np.log(df * np.pi) / 2
-    return norm - (df + 1) / 2 * np.log1p(x**2 / df)
+    found: Array = norm - (df + 1) / 2 * np.log1p(x**2 / df)
+    return found

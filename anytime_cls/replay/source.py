@@ -46,7 +46,8 @@ def _means(total: Array, outcome: Outcomes) -> Array:
     behind = total[image, seen - 1, answer] - total[image, seen - 1, np.arange(total.shape[2])]
     means = np.where(seen < pulls, lead - np.maximum(behind / seen, 0), lead - behind / seen)
     if np.isnan(outcome.rung_gap).all():
-        return means
+        found: Array = means
+        return found
     return np.where(np.isnan(outcome.rung_gap), np.where(pulls > 0, means, lead), lead - outcome.rung_gap)
 
 
@@ -165,4 +166,5 @@ class Source:
 
 def run_fixed(pulls: Array) -> Array:
     """The paper's answer, argmax over all pulls: [I, K, C] → int [I]."""
-    return pulls.mean(axis=1).argmax(axis=1)
+    found: Array = pulls.mean(axis=1).argmax(axis=1)
+    return found

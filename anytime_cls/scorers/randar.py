@@ -93,7 +93,10 @@ class RandAR(nn.Module):
         rotary = Rotary(self.cos[angle][:, :, None, None], self.sin[angle][:, :, None, None])
         # nothing reads the last layer's image tokens: its queries are the position tokens alone
         key = torch.arange(2 * m, device=x.device)
-        return self.norm(run_layers(self.layers, x, rotary, key[None, :] <= key[1::2, None], self.config))
+        found: Tensor = self.norm(
+            run_layers(self.layers, x, rotary, key[None, :] <= key[1::2, None], self.config)
+        )
+        return found
 
     def token_log_probs(
         self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None

@@ -40,7 +40,8 @@ def method(name: str) -> Method:
                 loaded = point.load()
             except (ImportError, AttributeError) as error:
                 raise ValueError(f"method {name!r} ({point.value}) cannot be loaded: {error}") from None
-            return loaded() if isinstance(loaded, type) else loaded
+            made: Method = loaded() if isinstance(loaded, type) else loaded
+            return made
     near = get_close_matches(name, names(), 1)
     hint = f" (did you mean {near[0]!r}?)" if near else f": there is {', '.join(names())}"
     raise ValueError(f"no method {name!r}{hint}")

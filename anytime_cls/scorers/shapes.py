@@ -61,11 +61,11 @@ class RandARConfig:
         """SwiGLU width."""
         return hidden_dim(self.dim, self.multiple_of)
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: Mapping) -> Self:
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         return cls(**fields)
 
     @property

@@ -66,7 +66,8 @@ class SigmaGPT(nn.Module):
         x = torch.cat((x[:, :1], x[:, 1:] + seen), dim=1)
         angle = torch.stack((following, read), dim=2)  # [B, m, 2]
         rotary = Rotary(self.cos[angle].unsqueeze(3), self.sin[angle].unsqueeze(3))
-        return self.norm(run_layers(self.layers, x, rotary, None, self.config))
+        found: Tensor = self.norm(run_layers(self.layers, x, rotary, None, self.config))
+        return found
 
     def token_log_probs(
         self, tokens: Tensor, classes: Tensor, orders: Tensor, prefix: int | None = None

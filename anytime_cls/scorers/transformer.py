@@ -92,7 +92,8 @@ class Attention(nn.Module):
         b, t, _ = x.shape
         qkv = self.wqkv(x).view(b, t, 3, self.n_head, self.head_dim)
         qk = rotary(qkv[:, :, :2]).type_as(qkv)
-        return self.wo(self.mix(qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2], reads))
+        found: Tensor = self.wo(self.mix(qk[:, :, 0], qk[:, :, 1], qkv[:, :, 2], reads))
+        return found
 
     def mix(self, q: Tensor, k: Tensor, v: Tensor, reads: Tensor | None) -> Tensor:
         """Turned queries and keys, and values, each [B, T, H, head_dim] → what wo reads [B, T or m, dim]."""
@@ -123,7 +124,8 @@ class FeedForward(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.w13(x).chunk(2, dim=-1)
-        return self.w2(F.silu(gate) * up)
+        found: Tensor = self.w2(F.silu(gate) * up)
+        return found
 
 
 class Block(nn.Module):
@@ -137,7 +139,8 @@ class Block(nn.Module):
     def forward(self, x: Tensor, rotary: Rotary, reads: Tensor | None = None) -> Tensor:
         y = self.attention(self.attention_norm(x), rotary, reads)
         x = (x if reads is None else x[:, 1::2]) + y
-        return x + self.feed_forward(self.ffn_norm(x))
+        found: Tensor = x + self.feed_forward(self.ffn_norm(x))
+        return found
 
     def overwrite(self, x: Tensor, rotary: Rotary, reads: Tensor | None, scratch: Scratch) -> Tensor:
         """`forward` without gradients, in the memory of x (contiguous) and the scratch."""

@@ -169,7 +169,8 @@ def _chunk(link: Link, terminated: Callable[[], bool]) -> list[int]:
     message = link.recv()
     if message is None:
         raise Stopped
-    return message
+    found: list[int] = message
+    return found
 
 
 def _stop(link: Link, terminated: Callable[[], bool]) -> Callable[[], bool]:

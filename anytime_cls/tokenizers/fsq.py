@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import asdict, dataclass
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -35,13 +35,14 @@ class FSQConfig:
     @property
     def grid(self) -> int:
         """Tokens a side."""
-        return self.image_size // 2 ** (len(self.widths) - 1)
+        found: int = self.image_size // 2 ** (len(self.widths) - 1)
+        return found
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
-    def from_dict(cls, fields: dict) -> FSQConfig:
+    def from_dict(cls, fields: dict[str, Any]) -> FSQConfig:
         return cls(
             image_size=int(fields["image_size"]),
             widths=tuple(fields["widths"]),

@@ -79,7 +79,8 @@ class ResidualBlock(nn.Module):
         h = self.conv2(F.silu(self.norm2(h)))
         if self.changes_width:
             x = self.nin_shortcut(h if self.maskgit else x)
-        return x + h
+        found: Tensor = x + h
+        return found
 
 
 def _residual_blocks(n_in: int, n_out: int, n_blocks: int, maskgit: bool) -> nn.ModuleList:
@@ -101,7 +102,8 @@ class AttentionBlock(nn.Module):
         h = self.norm(x)
         q, k, v = (conv(h).flatten(2).mT for conv in (self.q, self.k, self.v))  # [B, HW, width]
         h = F.scaled_dot_product_attention(q, k, v)
-        return x + self.proj_out(h.mT.reshape(x.shape))
+        found: Tensor = x + self.proj_out(h.mT.reshape(x.shape))
+        return found
 
 
 class Level(nn.Module):
@@ -121,7 +123,8 @@ class Level(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         for i, block in enumerate(self.get_submodule(self.blocks_name).children()):
             x = self.attn[i](block(x)) if self.attn else block(x)
-        return self.downsample(x)
+        found: Tensor = self.downsample(x)
+        return found
 
 
 class Encoder(nn.Module):
@@ -148,7 +151,8 @@ class Encoder(nn.Module):
         h = self.conv_in(pixels)
         for block in (*self.get_submodule(self.levels_name).children(), *self.mid):
             h = block(h)
-        return self.conv_out(F.silu(self.norm_out(h)))
+        found: Tensor = self.conv_out(F.silu(self.norm_out(h)))
+        return found
 
 
 def nearest_code(z: Tensor, codes: Tensor, rows: int = 1024) -> Tensor:
@@ -191,7 +195,8 @@ class _VQTokenizer(nn.Module):
 
     def features(self, pixels: Tensor) -> Tensor:
         """What is quantised, before any scaling: pixels [B, 3, H, W] → [B, code_dim, H/16, W/16]."""
-        return self.encoder(pixels)
+        found: Tensor = self.encoder(pixels)
+        return found
 
     @property
     def latent_shape(self) -> tuple[int, int, int]:
@@ -232,7 +237,8 @@ class LlamaGenTokenizer(_VQTokenizer):
         self.quant_conv = nn.Conv2d(config.z_channels, config.code_dim, 1)
 
     def features(self, pixels: Tensor) -> Tensor:
-        return self.quant_conv(self.encoder(pixels))
+        found: Tensor = self.quant_conv(self.encoder(pixels))
+        return found
 
 
 class MaskGITTokenizer(_VQTokenizer):

@@ -63,7 +63,8 @@ def _clean(provenance: Mapping[str, Any], labels: Sequence[str] | None) -> dict[
 
 def _read(column: h5py.Dataset) -> np.ndarray:
     if column.dtype.kind != "S":
-        return column[:]
+        found: np.ndarray = column[:]
+        return found
     text = column.asstr("utf-8", "surrogateescape")
     pieces = [text[a : a + _STRINGS] for a in range(0, len(column), _STRINGS)]
     return np.concatenate(pieces) if pieces else np.empty(0, object)

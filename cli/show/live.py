@@ -24,7 +24,7 @@ from .output import amount, count, duration
 
 if TYPE_CHECKING:
     from anytime_cls.classifier import AnytimeClassifier
-    from anytime_cls.engine.engine import Job
+    from anytime_cls.engine.job import Job
     from anytime_cls.engine.spending import Spending
     from anytime_cls.plan.budget import Budget
 
@@ -196,7 +196,8 @@ def _range(
         return max(1e-6, 2 * gaps[0]) if gaps else 1.0
     floor = min(lower[c] if np.isfinite(lower[c]) else means[c] for c in rivals)
     lead_lower = lower[leader] if np.isfinite(lower[leader]) else top
-    return max(1e-6, 1.1 * (top - min(floor, lead_lower)))
+    found: float = max(1e-6, 1.1 * (top - min(floor, lead_lower)))
+    return found
 
 
 def _column(x: float, top: float, scale: float, at: int, room: int) -> int | None:
