@@ -6,7 +6,7 @@ races are the ones that were calibrated, else `paired` on the same orders.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
@@ -36,34 +36,12 @@ def make(
 
     Raises ValueError, in one line, for options that make no sense for this model.
     """
-    tokens = card.tokens
     ids = [int(i) for i in (card.class_ids(options.classes) if class_ids is None else class_ids)]
-    asked = {name: value for name in _RACE if (value := getattr(options, name)) is not None}
-    recommended: dict[str, Any] = {}
-    if card.fitted.race is not None and not {"rule", "orders", "prefix"} & asked.keys():
-        recommended = {key: value for key, value in asdict(card.fitted.race).items() if value is not None}
-    chosen = _DEFAULTS | recommended | asked
-    why: dict[str, Why] = {
-        name: "preset" if name in preset else "typed" if name in asked
-        else "recommended" if name in recommended else "default"
-        for name in _RACE
-    }  # fmt: skip
-    RaceOptions(**chosen, crops=options.crops, latent_noise=options.latent_noise)  # together they make sense
-
-    steps = int(chosen.get("prefix", tokens))
-    if steps > tokens:
-        raise ValueError(f"a prefix of {steps} tokens is longer than an image's {tokens}")
-    draws, varies = str(chosen["orders"]), options.views.varies
-    sampler = card.shape.draws(draws, steps)
-    if options.prefixes and options.prefixes[-1] >= steps:
-        raise ValueError(
-            f"prefixes must be shorter than the {steps} tokens of a pass, got {options.prefixes[-1]}"
-        )
-    distinct = None if varies else sampler.distinct  # one draw seen in many views is many
-    k_max = min(int(chosen["max_orders"]), distinct or int(chosen["max_orders"]))
-    design = Design(draws, steps, k_max, len(ids))
-    block, delta = sampler.block, float(chosen["delta"])
-    fitted = Fitted(tokens) if varies else card.fitted  # fitted to one view of every image
+    chosen, why = _choose(options, card, preset)
+    design, block = _design(chosen, options, card, len(ids))
+    varies = options.views.varies
+    fitted = Fitted(card.tokens) if varies else card.fitted  # fitted to one view of every image
+    delta = float(chosen["delta"])
 
     def ruled(name: str) -> Rule:
         if varies and name == CALIBRATED:
@@ -76,19 +54,18 @@ def make(
     try:
         rule = ruled(str(chosen["rule"]))
     except ValueError:
-        if "rule" not in recommended or chosen["rule"] != CALIBRATED:
+        if why["rule"] != "recommended" or chosen["rule"] != CALIBRATED:
             raise
         rule = ruled("paired")  # the calibration is for another δ, K_max or number of classes
     reporting = rule.pair_bound or ruled("paired").pair_bound
     assert reporting is not None
-    own = fitted.of(draws, steps).temperature
-    why["temperature"] = "default" if own is None else "model"
+    own = fitted.of(design.draws, design.steps).temperature
     return RacePlan(
         model=card.name,
         method=card.method,
         weights_sha256=card.sha256[WEIGHTS[0]],
         encoder_sha256=card.sha256[WEIGHTS[1]],
-        tokens=tokens,
+        tokens=card.tokens,
         class_ids=tuple(ids),
         labels=tuple(card.labels[i] for i in ids),
         crops=options.crops,
@@ -105,5 +82,40 @@ def make(
         fitted=own is not None,
         budget=options.limit,
         shape=card.shape,
-        why=why,
+        why={**why, "temperature": "default" if own is None else "model"},
     )
+
+
+def _choose(
+    options: RaceOptions, card: ModelCard, preset: Collection[str]
+) -> tuple[dict[str, Any], dict[str, Why]]:
+    """What the race is to be, and why, by the names of `_RACE`."""
+    asked = {name: value for name in _RACE if (value := getattr(options, name)) is not None}
+    recommended: dict[str, Any] = {}
+    if card.fitted.race is not None and not {"rule", "orders", "prefix"} & asked.keys():
+        recommended = {key: value for key, value in asdict(card.fitted.race).items() if value is not None}
+    chosen = _DEFAULTS | recommended | asked
+    RaceOptions(**chosen, crops=options.crops, latent_noise=options.latent_noise)  # together they make sense
+    why: dict[str, Why] = {
+        name: "preset" if name in preset else "typed" if name in asked
+        else "recommended" if name in recommended else "default"
+        for name in _RACE
+    }  # fmt: skip
+    return chosen, why
+
+
+def _design(
+    chosen: Mapping[str, Any], options: RaceOptions, card: ModelCard, n_classes: int
+) -> tuple[Design, int]:
+    """Which races these are, and draws a pull. Raises ValueError for what the model has not."""
+    steps = int(chosen.get("prefix", card.tokens))
+    if steps > card.tokens:
+        raise ValueError(f"a prefix of {steps} tokens is longer than an image's {card.tokens}")
+    draws = card.shape.draws(str(chosen["orders"]), steps)
+    if options.prefixes and options.prefixes[-1] >= steps:
+        raise ValueError(
+            f"prefixes must be shorter than the {steps} tokens of a pass, got {options.prefixes[-1]}"
+        )
+    most = int(chosen["max_orders"])
+    distinct = None if options.views.varies else draws.distinct  # one draw seen in many views is many
+    return Design(str(chosen["orders"]), steps, min(most, distinct or most), n_classes), draws.block

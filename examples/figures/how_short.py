@@ -18,7 +18,7 @@ import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from anytime_cls.certify.thresholds import Design
+from anytime_cls.certify.designs import Design
 from anytime_cls.replay.source import Source
 from anytime_cls.traces.read import Trace
 

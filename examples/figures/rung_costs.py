@@ -13,7 +13,8 @@ import argparse
 
 import numpy as np
 
-from anytime_cls.certify.thresholds import SPLIT, calibrate_trace, split_images
+from anytime_cls.certify.designs import SPLIT, split_images
+from anytime_cls.certify.thresholds import calibrate_trace
 from anytime_cls.race.fitted import Fitted
 from anytime_cls.race.races import run, rungs_of
 from anytime_cls.race.registry import fitted_rule

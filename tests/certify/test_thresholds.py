@@ -12,6 +12,8 @@ from fitted_rules import model_rule
 from replay_data import FIELDS, full_trace, races
 from scipy.stats import binom
 
+from anytime_cls.certify.choose import _clearly_less
+from anytime_cls.certify.designs import ALPHAS, _rule, split_images
 from anytime_cls.certify.risk import (
     LOSSES,
     accuracy_lost,
@@ -22,7 +24,7 @@ from anytime_cls.certify.risk import (
 )
 from anytime_cls.certify.stages import RungFit, Tail, candidates, fit_rungs, fit_tail, winners_behind
 from anytime_cls.certify.store import store_calibration
-from anytime_cls.certify.thresholds import ALPHAS, _clearly_less, _rule, calibrate_trace, split_images
+from anytime_cls.certify.thresholds import calibrate_trace
 from anytime_cls.models.card import ModelError
 from anytime_cls.models.zoo import read_card
 from anytime_cls.race.bounds import VariancePrior
