@@ -37,6 +37,12 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
             temporary.unlink()
 
 
+def cache_folder() -> Path:
+    """Where this user's calibrations, hashes and copies are kept: XDG_CACHE_HOME, or ~/.cache."""
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base) / "anytime-cls"
+
+
 def replace_file(path: str | Path, content: bytes | memoryview, durable: bool = False) -> None:
     """Writes a file whole or not at all; OSError, naming `path`, if it cannot be."""
     with replacing(path, durable) as temporary:

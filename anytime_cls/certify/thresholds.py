@@ -40,7 +40,6 @@ from anytime_cls.race.value import PRICES, ValueRule
 from anytime_cls.replay.source import Source
 from anytime_cls.traces.read import Trace
 
-
 _TEMPERATURE_IMAGES = 1000
 
 

@@ -9,12 +9,11 @@ import shutil
 import tarfile
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from urllib.parse import urlsplit
 
 from anytime_cls.datasets.hfds import _LABEL_FIELDS, _need
 from anytime_cls.datasets.layouts import DatasetError, Entry, Listing
-from anytime_cls.files import replacing
+from anytime_cls.files import cache_folder, replacing
 from anytime_cls.pixels.decode import EXTENSIONS, Source
 
 
@@ -112,7 +111,7 @@ def _local(url: str) -> str:
         return os.path.expanduser(urlsplit(url).path if scheme == "file" else url)
     from webdataset.gopen import gopen
 
-    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "anytime-cls" / "wds"
+    base = cache_folder() / "wds"
     path = base / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_shard_name(url)}"
     if not path.exists():
         shown = f"{scheme}:...{_shard_name(url)}"

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,15 +17,14 @@ from pathlib import Path
 
 import numpy as np
 
-from anytime_cls.files import replace_file
+from anytime_cls.files import cache_folder, replace_file
 
 SLOW = 0.5  # seconds of a single pass from which dozens of them are too many to learn from
 
 
 def cache_file() -> Path:
     """Where calibrations are kept: $XDG_CACHE_HOME/anytime-cls/cost.json."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "anytime-cls" / "cost.json"
+    return cache_folder() / "cost.json"
 
 
 @dataclass

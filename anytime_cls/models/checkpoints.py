@@ -44,6 +44,10 @@ _SHAPE_KEYS = (
 )
 
 
+class NoState(ModelError):
+    """A file of torch.save's without tensors by name."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A tensor in a file: its shape, and its dtype in safetensors' terms ("F32", "BF16", ...)."""
@@ -287,7 +291,7 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Te
         }
         if tensors:
             return tensors
-    raise ModelError(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
+    raise NoState(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
 
 
 def _plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from pathlib import Path
 from typing import Any
 
-from anytime_cls.files import replace_file
+from anytime_cls.files import cache_folder, replace_file
 from anytime_cls.models.card import ModelError
 
 
@@ -49,8 +48,7 @@ def remember_sha256(path: Path, digest: str) -> None:
 
 
 def _digests_file() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "anytime-cls" / "sha256.json"
+    return cache_folder() / "sha256.json"
 
 
 def _read_digests() -> dict[str, Any]:

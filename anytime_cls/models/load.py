@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +19,7 @@ from anytime_cls.models.card import (
     ModelCard,
     ModelError,
 )
-from anytime_cls.models.checkpoints import inspect, read_state, write_safetensors
+from anytime_cls.models.checkpoints import NoState, _load_pickle, inspect, read_state, write_safetensors
 from anytime_cls.models.hashes import file_sha256
 from anytime_cls.models.zoo import read_card
 from anytime_cls.scorers.any_order import AnyOrder
@@ -66,17 +66,12 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError("no such file")
     try:
-        loaded: Any
+        loaded: dict[str, Tensor] = {}
         if path.suffix == ".safetensors":
             loaded = load_file(path)
         else:
-            # torch.save never compresses, and torch.load would inflate a zip bomb whole
-            if zipfile.is_zipfile(path) and any(m.compress_type for m in zipfile.ZipFile(path).infolist()):
-                raise ValueError("compressed")
-            loaded = torch.load(path, map_location="cpu", weights_only=True)
-        for wrapper in ("ema", "model", "state_dict"):
-            if isinstance(loaded.get(wrapper), dict):
-                loaded = loaded[wrapper]
+            with suppress(NoState):
+                loaded = _load_pickle(path, ("ema", "model", "state_dict"))
         ours = ("encoder.", "quant_conv.", "quantize.embedding.")
         loaded = {key: value for key, value in loaded.items() if str(key).startswith(ours)}
         # a tensor of stride 0 may claim a size it does not store, and would take that memory once copied
