@@ -45,7 +45,7 @@ _SHAPE_KEYS = (
 
 
 class NoState(ModelError):
-    """A file of torch.save's without tensors by name."""
+    """A dictionary of torch.save's without a tensor in it."""
 
 
 @dataclass(frozen=True)
@@ -291,7 +291,8 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Te
         }
         if tensors:
             return tensors
-    raise NoState(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
+    kind = NoState if isinstance(loaded, dict) else ModelError
+    raise kind(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
 
 
 def _plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
