@@ -44,10 +44,6 @@ _SHAPE_KEYS = (
 )
 
 
-class NoState(ModelError):
-    """A dictionary of torch.save's without a tensor in it."""
-
-
 @dataclass(frozen=True)
 class Entry:
     """A tensor in a file: its shape, and its dtype in safetensors' terms ("F32", "BF16", ...)."""
@@ -252,8 +248,9 @@ def _safetensors_entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
         ) from None
 
 
-def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save's; its tensors are mapped, not read, but in the old format."""
+def unpickled(path: Path) -> Any:
+    """What is in a file of torch.save's, no code of which is ever run; its tensors are mapped, not read, but
+    in the old format. Raises ModelError."""
     import argparse
     import pickle
     import warnings
@@ -269,7 +266,7 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Te
                     raise ModelError(f"{path}: compressed, which torch.save never does; not a weights file")
         with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol
-            loaded = torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except ModelError:
         raise
     except Exception as error:  # whatever a broken or hostile file manages to raise
@@ -279,6 +276,13 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Te
                 f"{path}: asks to run {found[1]!r}, which weights never need: refused, nothing was run"
             ) from None
         raise ModelError(f"{path}: truncated, or not a file of torch.save's; get it again") from None
+
+
+def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Tensor]:
+    """The state dict in a file of torch.save's."""
+    import torch
+
+    loaded = unpickled(path)
     if isinstance(loaded, dict):
         for wrapper in wrappers:
             if isinstance(loaded.get(wrapper), dict):
@@ -291,8 +295,7 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Te
         }
         if tensors:
             return tensors
-    kind = NoState if isinstance(loaded, dict) else ModelError
-    raise kind(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
+    raise ModelError(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
 
 
 def _plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +18,7 @@ from anytime_cls.models.card import (
     ModelCard,
     ModelError,
 )
-from anytime_cls.models.checkpoints import NoState, _load_pickle, inspect, read_state, write_safetensors
+from anytime_cls.models.checkpoints import inspect, read_state, unpickled, write_safetensors
 from anytime_cls.models.hashes import file_sha256
 from anytime_cls.models.zoo import read_card
 from anytime_cls.scorers.any_order import AnyOrder
@@ -66,12 +65,10 @@ def _read_state(path: Path) -> dict[str, Tensor]:
     if not path.is_file():
         raise ValueError("no such file")
     try:
-        loaded: dict[str, Tensor] = {}
-        if path.suffix == ".safetensors":
-            loaded = load_file(path)
-        else:
-            with suppress(NoState):
-                loaded = _load_pickle(path, ("ema", "model", "state_dict"))
+        loaded: Any = load_file(path) if path.suffix == ".safetensors" else unpickled(path)
+        for wrapper in ("ema", "model", "state_dict"):
+            if isinstance(loaded.get(wrapper), dict):
+                loaded = loaded[wrapper]
         ours = ("encoder.", "quant_conv.", "quantize.embedding.")
         loaded = {key: value for key, value in loaded.items() if str(key).startswith(ours)}
         # a tensor of stride 0 may claim a size it does not store, and would take that memory once copied
