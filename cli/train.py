@@ -148,8 +148,8 @@ def train(
             card = finish(
                 *fitted, recipe, out,
                 name=name or out.resolve().name,
-                labels=class_names(dataset, fitted[2].classes),
-                data=f"{dataset.resolve().name}, {len(fitted[2].classes)} classes",
+                labels=class_names(dataset, fitted[2].labels),
+                data=f"{dataset.resolve().name}, {len(fitted[2].labels)} classes",
                 notes={"license": license},
                 calibration_images=calibration_images,
                 test_images=test_images,

@@ -1,4 +1,4 @@
-"""The figures of a model's card, from full traces of images it has not seen."""
+"""What a model's card says of it, from full traces of images it has not seen."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from scipy.special import softmax
 
-from anytime_cls.certify.temperature import decision_means
+from anytime_cls.certify.priors import fit_priors
+from anytime_cls.certify.temperature import decision_means, fit_temperature
 from anytime_cls.models.card import WEIGHTS, ModelCard
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import run
@@ -58,40 +59,51 @@ def rule_table(
     return rows
 
 
-def measure(
-    scores: Array, labels: Array, priors: dict[str, VariancePrior], temperature: float, measured_on: str
-) -> dict[str, Any]:
-    """The `metrics` of model.json from full traces [I, K, C]: fixed K, every rule at δ = 0.05, its ECE."""
-    means = decision_means(make_rule("paired", 0.05, priors), scores)
-    probability = softmax(means / temperature, axis=1)
-    correct = probability.argmax(axis=1) == labels
+def fit_trace(trace: Trace) -> dict[str, Any]:
+    """`priors` and `temperature` of model.json, from a full trace of held-out images on whole orders."""
+    _, scores, label = _labelled(trace)
+    priors = fit_priors(scores)
     return {
-        "measured_on": measured_on,
-        "images": len(labels),
-        "accuracy_at_k": accuracy_at(scores, labels),
-        "rules_at_delta_0.05": rule_table(scores, labels, priors, RULES),
-        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
+        "temperature": fit_temperature(decision_means(make_rule("paired", 0.05, priors), scores), label),
+        "priors": {key: prior.to_dict() for key, prior in priors.items()},
+        "calibration_images": len(label),
     }
 
 
-def measure_trace(trace: Trace, card: ModelCard) -> dict[str, Any]:
-    """`measure` on the labelled images of a full trace, with what the model knows of such races.
+def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images") -> dict[str, Any]:
+    """The `metrics` of model.json, from the labelled images of a full trace: accuracy at fixed K, every rule
+    at δ = 0.05 and its ECE, with what the model knows of such races.
 
     Raises ValueError in one line for a trace that is not full, has no labels, or is of other weights.
     """
     if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
         raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
-    source = Source(trace)
+    source, scores, label = _labelled(trace)
     fit = card.fitted.of(source.sampler_name, source.pass_tokens)
     if not {"paired", "marginal"} <= fit.priors.keys():
         raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
+    priors, temperature = fit.of_pulls(source.block), 1.0 if fit.temperature is None else fit.temperature
+    probability = softmax(decision_means(make_rule("paired", 0.05, priors), scores) / temperature, axis=1)
+    correct = probability.argmax(axis=1) == label
+    tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
+    return {
+        "measured_on": measured_on,
+        "images": len(label),
+        "accuracy_at_k": accuracy_at(scores, label),
+        "rules_at_delta_0.05": rule_table(scores, label, priors, RULES),
+        "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
+        "orders": source.sampler_name,
+        **tokens,
+        "dataset": trace.attrs.get("dataset"),
+    }
+
+
+def _labelled(trace: Trace) -> tuple[Source, Array, Array]:
+    """A full trace's labelled images: pulls [I, K, C] and labels [I]. Raises ValueError if there are none."""
+    source = Source(trace)
     stacks = [(images, pulls) for images, pulls in source.stacks()]
     label = trace.images["label"][np.concatenate([images for images, _ in stacks])]
-    scores = np.concatenate([pulls for _, pulls in stacks])
-    if not (label >= 0).any():
-        raise ValueError(f"{trace.path} has no labelled images")
     known = label >= 0
-    temperature = 1.0 if fit.temperature is None else fit.temperature
-    metrics = measure(scores[known], label[known], fit.of_pulls(source.block), temperature, "test images")
-    tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
-    return metrics | {"orders": source.sampler_name, **tokens, "dataset": trace.attrs.get("dataset")}
+    if not known.any():
+        raise ValueError(f"{trace.path} has no labelled images")
+    return source, np.concatenate([pulls for _, pulls in stacks])[known], label[known]

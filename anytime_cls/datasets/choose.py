@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from anytime_cls.datasets.base import Sample
+from anytime_cls.datasets.base import Dataset, Sample
 from anytime_cls.datasets.layouts import (
     DatasetError,
     Entry,
@@ -122,6 +122,15 @@ def _chosen(entries: list[Entry], wanted: Sequence[str] | None, source: str | Pa
         raise DatasetError(f"{source}: no image has the id {listed(unknown)}{example}")
     keep = set(wanted)
     return [entry for entry in entries if entry.id in keep]
+
+
+def choose(
+    name: str, root: str, labels: list[str], class_ids: np.ndarray, samples: list[Sample],
+    limit: int | None, seed: int,
+) -> Dataset:  # fmt: skip
+    """The data set of these samples, sorted by id, or of `limit` of them (`_limited`)."""
+    samples = _limited(samples, labels, limit, seed)
+    return Dataset(name, root, labels, class_ids, samples, _fingerprint(samples, labels))
 
 
 def _limited(samples: list[Sample], labels: Sequence[str], limit: int | None, seed: int) -> list[Sample]:

@@ -83,7 +83,7 @@ def class_folders(folder: Path, place: Path) -> Listing | None:
     for name in _folders(folder):
         for inside in _images(folder / name):
             entries.append(file_entry(folder, f"{name}/{inside}", name))
-    return Listing(str(folder), entries, _own_names(folder, place)) if entries else None
+    return Listing(str(folder), entries, own_names(folder, place)) if entries else None
 
 
 def synset_folders(folder: Path, place: Path) -> Listing | None:
@@ -109,7 +109,7 @@ def tiny_validation(folder: Path, place: Path) -> Listing | None:
     images = _images(folder / "images")
     _check_labelled(images, synsets, table)
     entries = [file_entry(folder, f"images/{name}", synsets[Path(name).stem]) for name in images]
-    return Listing(str(folder), entries, _own_names(folder, place)) if entries else None
+    return Listing(str(folder), entries, own_names(folder, place)) if entries else None
 
 
 def flat_imagenet(folder: Path, place: Path) -> Listing | None:
@@ -263,7 +263,7 @@ def _images(folder: Path) -> list[str]:
     return found
 
 
-def _own_names(folder: Path, place: Path) -> dict[str, str]:
+def own_names(folder: Path, place: Path) -> dict[str, str]:
     """What the data set calls its folders: classes.tsv, or tiny-imagenet's words.txt (synset, tab, names)."""
     above = [folder.parent] if folder != place or folder.name in SPLITS else []
     for base in [folder, *above]:

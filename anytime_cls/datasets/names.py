@@ -13,11 +13,10 @@ from pathlib import Path
 from anytime_cls.datasets.base import Dataset, Sample
 from anytime_cls.datasets.choose import (
     _chosen,
-    _fingerprint,
-    _limited,
     _match,
     _raced,
     _read_ids,
+    choose,
 )
 from anytime_cls.datasets.cifar import cifar_batches
 from anytime_cls.datasets.layouts import (
@@ -144,8 +143,7 @@ def open_dataset(
     if not samples:
         raise DatasetError(f"{identity}: no image is left: none belongs to the classes and ids asked for")
     labels = [card.labels[i] for i in raced]
-    samples = _limited(samples, labels, limit, seed)
-    return Dataset(identity, listing.root, labels, raced, samples, _fingerprint(samples, labels))
+    return choose(identity, listing.root, labels, raced, samples, limit, seed)
 
 
 def _find(name: str, root: str | Path | None) -> tuple[Listing, str, str | None]:
@@ -240,36 +238,57 @@ def _find_folder(name: str) -> tuple[Listing, str]:
     if state is not None:
         hint = "; for tar shards write wds:PATH" if folder.suffix == ".tar" else ""
         raise DatasetError(f"{name}: {state}; expected a folder with a folder of images for each class{hint}")
-    listing = _split_of(folder) or tiny_validation(folder, folder) or class_folders(folder, folder)
+    splits = _splits(folder)
+    listing = _evaluated(folder, splits)
+    if listing is None and "train" in splits and _holds_folders(folder / "train"):
+        raise DatasetError(
+            f"{folder}: has train/ but no test/ or val/; to race its images give {folder / 'train'}"
+        )
+    listing = listing or tiny_validation(folder, folder) or class_folders(folder, folder)
     if listing is None:
         flat = next(folder.glob("ILSVRC2012_val_*"), None)
         hint = f"; for ImageNet's flat images write imagenet --root {name}" if flat else ""
         raise DatasetError(f"{name}: no images in class folders; expected {name}/CLASS/IMAGE.jpg{hint}")
-    return listing, _identity(Path(listing.root))
+    return listing, identity_of(Path(listing.root))
 
 
-def _split_of(folder: Path) -> Listing | None:
-    """The images to evaluate on, of a folder with splits in it: test, else val. None if it has no splits."""
+def train_and_test(folder: Path) -> tuple[Listing, Listing | None]:
+    """The images of a folder of class folders to train on; and, if they are in its train/, those beside it
+    that the folder's name stands for elsewhere. Raises DatasetError."""
+    state = _state(folder)
+    if state is not None:
+        raise DatasetError(f"{folder}: {state}; expected class folders, or train/ and test/ of them")
+    splits, train = _splits(folder), folder / "train"
+    if "train" in splits and _holds_folders(train):
+        return class_folders(train, folder) or Listing(str(train), []), _evaluated(folder, splits)
+    return class_folders(folder, folder) or Listing(str(folder), []), None
+
+
+def _splits(folder: Path) -> list[str]:
+    """The splits in a folder, unless they are classes of such names."""
     splits = [split for split in SPLITS if (folder / split).is_dir()]
     others = {path.name for path in folder.iterdir() if path.is_dir() and path.name[0] != "."} - {*splits}
-    if not splits or (others and not ("train" in splits and len(splits) > 1)):
-        return None
+    return [] if others and not ("train" in splits and len(splits) > 1) else splits
+
+
+def _evaluated(folder: Path, splits: list[str]) -> Listing | None:
+    """The images to evaluate on, of a folder with splits in it: test, else val. None if there are none."""
+    splits = [split for split in splits if split != "train"]
     found = None
     for split in splits:  # the original tiny-imagenet's test split has no labels, its val has
-        if split != "train":
-            found = tiny_validation(folder / split, folder) or found
+        found = tiny_validation(folder / split, folder) or found
     for split in splits:
-        # a class, too, may be called test: a split holds folders
-        if found is None and any(path.is_dir() for path in (folder / split).iterdir()):
-            if split == "train":
-                raise DatasetError(
-                    f"{folder}: has train/ but no test/ or val/; to race its images give {folder / split}"
-                )
+        if found is None and _holds_folders(folder / split):
             found = class_folders(folder / split, folder)
     return found
 
 
-def _identity(folder: Path) -> str:
+def _holds_folders(folder: Path) -> bool:
+    """Whether a folder may be a split: a class, too, may be called test."""
+    return any(path.is_dir() for path in folder.iterdir())
+
+
+def identity_of(folder: Path) -> str:
     """A folder's own name, with its parent's where it is only a split."""
     folder = folder.resolve()
     parts = folder.parts[-2:] if folder.name in SPLITS else folder.parts[-1:]

@@ -25,7 +25,8 @@ class PixelDecoder(nn.Module):
         )
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.net(codes)
+        pixels: Tensor = self.net(codes)
+        return pixels
 
 
 class ClassHead(nn.Module):
@@ -48,7 +49,8 @@ class ClassHead(nn.Module):
         self.out = nn.Linear(width, n_classes)
 
     def forward(self, codes: Tensor) -> Tensor:
-        return self.out(self.token(codes).mean((2, 3)))
+        logits: Tensor = self.out(self.token(codes).mean((2, 3)))
+        return logits
 
 
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -12,10 +12,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from anytime_cls.models.labels import read_table
+from anytime_cls.datasets.base import Dataset, Sample
+from anytime_cls.datasets.choose import choose
+from anytime_cls.datasets.layouts import Listing, listed, own_names
+from anytime_cls.datasets.names import identity_of
 from anytime_cls.models.load import build_transformer
 from anytime_cls.pixels.crops import center_crop
-from anytime_cls.pixels.decode import EXTENSIONS, ImageError, decode
+from anytime_cls.pixels.decode import ImageError, decode
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.fsq import FSQConfig
 
@@ -73,70 +76,64 @@ class Report(Protocol):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Decoded, cropped images with labels."""
+    """The images of a data set, decoded and cropped."""
 
     images: Tensor  # uint8 [n, 3, S, S]
     labels: Tensor  # int64 [n]
-    classes: list[str]  # the folders' names
-    ids: list[str]  # class/file, as `sweep` knows the images
+    dataset: Dataset  # by the folders' names
 
     def __len__(self) -> int:
         return len(self.labels)
 
     def subset(self, index: np.ndarray) -> ImageSet:
-        at = torch.from_numpy(index)
-        return ImageSet(self.images[at], self.labels[at], self.classes, [self.ids[i] for i in index])
+        at, samples = torch.from_numpy(index), [self.dataset.samples[i] for i in index]
+        return ImageSet(self.images[at], self.labels[at], replace(self.dataset, samples=samples))
 
 
-def load_folder(root: Path, size: int, limit: int | None = None) -> ImageSet:
-    """Read `root/<class>/*.jpg` (any format Pillow reads), cropped to `size`.
+def load_images(
+    listing: Listing, size: int, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
+) -> ImageSet:
+    """Read what was listed (any format Pillow reads), cropped to `size`; of it `limit` images, as `sweep`.
 
-    `limit` keeps that many images, evenly over classes. Raises ValueError when there are fewer than two
-    classes, or naming the first file that is not an image.
+    classes: those that there are; default the listing's. Raises ValueError when they are fewer than two or
+    lack one of the listing's, or naming the first file that is not an image.
     """
-    classes = sorted(p.name for p in root.iterdir() if p.is_dir() and not p.name.startswith("."))
-    files = {
-        name: sorted(f for f in (root / name).rglob("*") if f.suffix.lower() in EXTENSIONS)
-        for name in classes
-    }
-    classes = [name for name in classes if files[name]]
+    there = sorted({entry.key or "" for entry in listing.entries})
+    classes = there if classes is None else classes
     if len(classes) < 2:
-        raise ValueError(f"{root}: expected a folder for each of two or more classes, found {len(classes)}")
-    per_class = None if limit is None else max(1, limit // len(classes))
-    jobs = [(f, i) for i, name in enumerate(classes) for f in files[name][:per_class]]
+        raise ValueError(
+            f"{listing.root}: expected a folder for each of two or more classes, found {len(classes)}"
+        )
+    if unknown := set(there) - set(classes):
+        raise ValueError(f"{listing.root}: the images to train on have no {listed(sorted(unknown))}")
+    at = {name: i for i, name in enumerate(classes)}
+    entries = sorted(listing.entries, key=lambda entry: entry.id)
+    samples = [Sample(entry.id, entry.path, at[entry.key or ""], entry.load) for entry in entries]
+    name = identity_of(Path(listing.root))
+    dataset = choose(name, listing.root, classes, np.arange(len(classes)), samples, limit, seed)
 
-    def read(file: Path) -> np.ndarray:
+    def read(sample: Sample) -> np.ndarray:
         try:
-            return np.asarray(center_crop(decode(file), size))
+            return np.asarray(center_crop(decode(sample.load()), size))
         except ImageError as error:
-            raise ValueError(f"{file}: {error}") from None
+            raise ValueError(f"{sample.path}: {error}") from None
 
     with ThreadPoolExecutor() as pool:
-        stack = np.stack(list(pool.map(read, (f for f, _ in jobs), chunksize=64)))
+        stack = np.stack(list(pool.map(read, dataset.samples, chunksize=64)))
     images = torch.from_numpy(stack).permute(0, 3, 1, 2).contiguous()
-    ids = [file.relative_to(root).as_posix() for file, _ in jobs]
-    return ImageSet(images, torch.tensor([i for _, i in jobs]), classes, ids)
+    return ImageSet(images, torch.tensor([sample.label for sample in dataset.samples]), dataset)
 
 
 def class_names(root: Path, folders: list[str]) -> list[str]:
-    """What people call the classes: from the data set's classes.tsv (folder, tab, names), else its folders.
+    """What people call the classes: by the data set's own table of folders and names, else its folders.
 
     Of several names, separated by commas, the first, unless two classes share it.
     """
-    table = read_table(root / "classes.tsv") if (root / "classes.tsv").is_file() else {}
+    table = own_names(root, root)
     full = [table.get(folder, folder) for folder in folders]
     short = [name.split(",")[0].strip() for name in full]
     count = Counter(name.casefold() for name in short)
     return [a if count[a.casefold()] == 1 else b for a, b in zip(short, full, strict=True)]
-
-
-def find_splits(root: Path) -> tuple[Path, Path | None]:
-    """The training folder of a data set and its test folder, if it has one."""
-    if not root.is_dir():
-        raise ValueError(f"{root}: no such folder; expected class folders, or train/ and test/ of them")
-    train = root / "train"
-    test = next((root / name for name in ("test", "val") if (root / name).is_dir()), None)
-    return (train, test) if train.is_dir() else (root, None)
 
 
 def split_holdout(labels: Tensor, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:

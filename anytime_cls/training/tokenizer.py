@@ -25,14 +25,15 @@ def fit_tokenizer(
     """Stage 1: SGD with Nesterov momentum, warm-up and linear decay. Returns the tokenizer in eval mode."""
     torch.manual_seed(recipe.seed)
     config = recipe.tokenizer_config()
+    tokenizer = FSQTokenizer(config)
     nets = nn.ModuleDict(
         {
-            "tokenizer": FSQTokenizer(config),
+            "tokenizer": tokenizer,
             "decoder": PixelDecoder(config),
-            "head": ClassHead(config, len(data.classes)),
+            "head": ClassHead(config, len(data.dataset.labels)),
         }
     ).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    tokenizer, decoder, head = nets["tokenizer"], nets["decoder"], nets["head"]
+    decoder, head = nets["decoder"], nets["head"]
     matrices = [p for p in nets.parameters() if p.ndim > 1]
     vectors = [p for p in nets.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
@@ -56,4 +57,5 @@ def fit_tokenizer(
 
     nets.train()
     _loop("tokenizer", nets, optimiser, steps, loss_of, rate_at, recipe, checkpoint, device, report)
-    return nets.eval()["tokenizer"]
+    nets.eval()
+    return tokenizer

@@ -5,7 +5,7 @@ Three stages, each resumable from `checkpoint-*.pt` in the output directory:
 1. tokenizer: reconstruction, and (unless `tokenizer_labels` is off) a class head on the quantised map;
 2. transformer: class-conditional next-token likelihood under uniformly random orders, on tokens of
    freshly augmented images; most steps see only a prefix of each order, which costs its share;
-3. calibration on images held out of both: temperature and variance priors.
+3. calibration on a trace of images held out of both: temperature and variance priors.
 
 Every step's data depend on (seed, step) alone, so a resumed run sees what an uninterrupted one would.
 """
@@ -15,24 +15,28 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
+from anytime_cls.certify.measure import fit_trace, measure_trace
+from anytime_cls.certify.store import store_calibration, write_json
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.datasets.base import Dataset
+from anytime_cls.datasets.choose import choose
+from anytime_cls.datasets.names import train_and_test
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.load import save_model
+from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.plan import Runtime
 from anytime_cls.scorers.sigma import Transformer
+from anytime_cls.sweeps.sweep import run_sweep, sweep_plan, sweep_provenance
 from anytime_cls.tokenizers.fsq import FSQTokenizer
-from anytime_cls.training.recipe import (
-    ImageSet,
-    Recipe,
-    Report,
-    find_splits,
-    load_folder,
-    split_holdout,
-)
-from anytime_cls.training.scores import evaluate, stratified
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.write import TraceWriter
+from anytime_cls.training.recipe import Recipe, Report, load_images, split_holdout
 from anytime_cls.training.tokenizer import fit_tokenizer
 from anytime_cls.training.transformer import fit_transformer
 
@@ -46,7 +50,7 @@ def train(
     resume: bool = False,
     limit: int | None = None,
     report: Report,
-) -> tuple[FSQTokenizer, Transformer, ImageSet, ImageSet | None]:
+) -> tuple[FSQTokenizer, Transformer, Dataset, Dataset | None]:
     """Stages 1 and 2. Returns tokenizer, model, the held-out images and the test images (if any).
 
     `holdout.txt` in `out` lists the held-out images for `sweep --ids`, to record a trace for `calibrate`.
@@ -57,14 +61,16 @@ def train(
     """
     out.mkdir(parents=True, exist_ok=True)
     _claim(out, recipe, resume)
-    train_dir, test_dir = find_splits(data)
-    everything = load_folder(train_dir, recipe.image_size, limit)
+    training, testing = train_and_test(data)
+    everything = load_images(training, recipe.image_size, limit, recipe.seed)
+    test = None
+    if testing is not None:  # read now: a broken image must not end hours of training
+        some = limit and max(limit // 4, 100)
+        test = load_images(testing, recipe.image_size, some, recipe.seed, everything.dataset.labels).dataset
     keep, held = split_holdout(everything.labels, recipe.holdout, recipe.seed)
-    fitting, held_out = everything.subset(keep), everything.subset(held)
-    (out / "holdout.txt").write_text("\n".join(held_out.ids) + "\n", encoding="utf-8")
-    test = load_folder(test_dir, recipe.image_size, limit and max(limit // 4, 100)) if test_dir else None
-    if test is not None and test.classes != everything.classes:
-        raise ValueError(f"{test_dir}: its classes differ from {train_dir}'s")
+    fitting, held_out = everything.subset(keep), everything.subset(held).dataset
+    ids = "".join(f"{sample.id}\n" for sample in held_out.samples)
+    (out / "holdout.txt").write_text(ids, encoding="utf-8")
     tokenizer = fit_tokenizer(fitting, recipe, out / "checkpoint-tokenizer.pt", device, report)
     model = fit_transformer(tokenizer, fitting, recipe, out / "checkpoint-transformer.pt", device, report)
     return tokenizer, model, held_out, test
@@ -85,8 +91,8 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
 def finish(
     tokenizer: FSQTokenizer,
     model: Transformer,
-    held_out: ImageSet,
-    test: ImageSet | None,
+    held_out: Dataset,
+    test: Dataset | None,
     recipe: Recipe,
     out: Path,
     *,
@@ -101,30 +107,54 @@ def finish(
 ) -> ModelCard:
     """Stage 3: store the weights (transformer in float16), calibrate and measure them as stored.
 
-    Held-out images give the priors and the temperature; test images (the held-out ones, and the metrics
-    say so, where the data have no test folder) the accuracies at K = 1, 4, 16, 32 and the rules side by side.
-    Without calibration images neither is done: a trace (`sweep`, `calibrate`) serves many classes better.
+    Held-out images, swept into `calibration.h5`, give the priors and the temperature; test images, in
+    `test.h5` (the held-out ones, and the metrics say so, where the data have no test folder), the accuracies
+    at K = 1, 4, 16, 32 and the rules side by side. Both traces are of all classes on whole orders, and go on
+    where an attempt was cut short. Without calibration images neither is made: a trace of shorter orders
+    (`sweep`, `calibrate`) serves many classes better.
     labels: names of the classes, in the order of the folders.
     """
-    stored = {key: value.half() for key, value in model.reference_state().items()}
-    model.load_reference({key: value.float() for key, value in stored.items()})
-    measured: dict[str, Any] = {}
-    if calibration_images:
-        chosen = stratified(held_out, calibration_images, recipe.seed)
-        tests = None if test is None else stratified(test, test_images, recipe.seed)
-        measured = evaluate(tokenizer, model, chosen, tests, recipe.seed, k_max, out, progress)
     config = tokenizer.config
     fields = {
         "name": name,
         "labels": labels,
-        **({} if labels == held_out.classes else {"synsets": held_out.classes}),
+        **({} if labels == held_out.labels else {"synsets": held_out.labels}),
         "image_size": config.image_size,
         "data": data,
         **notes,
         "tokenizer": {"kind": "fsq", "saw_labels": recipe.tokenizer_labels, **config.to_dict()},
         "layout": recipe.layout,
         "model": model.config.to_dict(),
-        **measured,
         "recipe": dataclasses.asdict(recipe),
     }
-    return save_model(out, fields, stored, tokenizer.state_dict())
+    stored = {key: value.half() for key, value in model.reference_state().items()}
+    device = next(model.parameters()).device
+    card = save_model(out, fields, stored, tokenizer.state_dict())
+    if not calibration_images:
+        return card
+
+    sweep = partial(_full_trace, k_max=k_max, seed=recipe.seed, device=str(device), progress=progress)
+    with sweep(card, "calibration", held_out, calibration_images) as trace:
+        store_calibration(card, fit_trace(trace))
+        card = read_card(out)
+        if test is None:
+            metrics = measure_trace(trace, card, "held-out training images")
+    if test is not None:
+        with sweep(card, "test", test, test_images) as trace:
+            metrics = measure_trace(trace, card)
+    write_json(out / "model.json", {**card.fields, "metrics": metrics})
+    return read_card(out)
+
+
+def _full_trace(
+    card: ModelCard, stage: str, images: Dataset, limit: int, k_max: int, seed: int, device: str,
+    progress: Callable[[str, int, int], None],
+) -> Trace:  # fmt: skip
+    """What `sweep --rule fixed --limit LIMIT --seed SEED` records of these images, in the model's folder."""
+    chosen = choose(images.name, images.root, card.labels, images.class_ids, [*images.samples], limit, seed)
+    options = RaceOptions(rule="fixed", orders="uniform", max_orders=k_max, seed=seed)
+    plan, classifier = sweep_plan(chosen, card, options), AnytimeClassifier.load(card, device)
+    path, attributes = card.path / f"{stage}.h5", sweep_provenance(plan, chosen, card, Runtime(device))
+    with TraceWriter.resume(path, attributes, chosen.labels) as writer:
+        run_sweep(classifier, chosen, plan, writer, lambda tally: progress(stage, tally.done, tally.total))
+    return Trace.open(path)

@@ -26,7 +26,7 @@ def fit_transformer(
 ) -> Transformer:
     """Stage 2: AdamW on −log p(x | order, class), a new random order an image a step, cosine decay."""
     torch.manual_seed(recipe.seed + 1)
-    model = recipe.new_model(len(data.classes)).to(device)
+    model = recipe.new_model(len(data.dataset.labels)).to(device)
     config = model.config
     groups = [
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
@@ -59,7 +59,7 @@ def fit_transformer(
         orders = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
         stage = min(int(np.searchsorted(ends, step, side="right")), len(ends) - 1)
         prefix = max(1, round(recipe.prefixes[stage][1] * config.n_tokens))
-        log_p = model(tokens.to(device), classes.to(device), orders.to(device), prefix)
+        log_p: Tensor = model(tokens.to(device), classes.to(device), orders.to(device), prefix)
         return -log_p.mean()
 
     def rate_at(step: int) -> float:

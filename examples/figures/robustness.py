@@ -6,7 +6,7 @@ Gaussian noise, blur, contrast and JPEG compression at five severities, with CIF
 (Hendrycks & Dietterich, ICLR 2019), made here from clean test images. The paper's fixed-K classifier (all
 classes on K whole orders) and the live race (as the model recommends, or as the options say) answer the same
 images. Prints a table and whether harder images got more passes; writes the table as CSV beside the picture.
-Takes 21 × images × classes × K passes, and the races'.
+Takes 21 × images × classes × (K + 1) passes, and the races'.
 """
 
 import argparse
@@ -14,11 +14,11 @@ import io
 from pathlib import Path
 
 import numpy as np
-from compare_rules import choose_images
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
+from token_evidence import choose_images
 
 from anytime_cls import AnytimeClassifier, RaceOptions
 from anytime_cls.models.card import DEFAULT_MODEL
@@ -29,7 +29,6 @@ from anytime_cls.pixels.decode import decode
 from anytime_cls.race.decision import Decision
 from anytime_cls.stats.bootstrap import bootstrap
 from anytime_cls.stats.intervals import wilson
-from anytime_cls.training.scores import full_scores
 
 SEVERITIES = {
     "noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, pixels in 0..1
@@ -82,20 +81,23 @@ def main() -> None:
         rule=args.rule, delta=args.delta, max_orders=args.max_orders, orders=args.orders, prefix=args.prefix,
         seed=args.seed,
     ))  # fmt: skip
+    fixed = {"rule": "fixed", "orders": "uniform", "seed": args.seed}
+    plans = [RaceOptions(max_orders=1, **fixed), RaceOptions(max_orders=args.k_max, **fixed), plan]
     files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
     crops = [center_crop(decode(path), classifier.card.image_size) for path in files]
     rows, passes = [], {}  # passes: of every image's race, [images], by corruption and severity
     for kind, severity in [("clean", 0), *((kind, s) for kind in SEVERITIES for s in range(1, 6))]:
         rng = np.random.default_rng([args.seed, severity])
         images = [corrupt(crop, kind, severity, rng) for crop in crops]
-        scores = full_scores(classifier.engine, map(classifier.encode, images), args.k_max, args.seed)
-        fixed = {k: scores[:, :k].mean(1).argmax(1) == truth for k in (1, args.k_max)}
-        raced = [d for d in classifier.classify_many(images, plan) if isinstance(d, Decision)]
-        right = np.array([d.index for d in raced]) == truth
+        answered = [
+            [d for d in classifier.classify_many(images, each) if isinstance(d, Decision)] for each in plans
+        ]
+        raced = answered[-1]
         spent = passes[kind, severity] = np.array([d.passes for d in raced])
         orders = np.array([d.orders for d in raced], float)
         row = {"corruption": kind, "severity": severity, "images": len(truth)}
-        for name, hits in (("k1", fixed[1]), (f"k{args.k_max}", fixed[args.k_max]), ("race", right)):
+        for name, decisions in zip(("k1", f"k{args.k_max}", "race"), answered, strict=True):
+            hits = np.array([d.index for d in decisions]) == truth
             row |= interval(f"accuracy_{name}", float(hits.mean()), *wilson(float(hits.mean()), len(hits)))
         for name, values in (("orders_race", orders), ("passes_race", spent)):
             low, high = bootstrap(values[:, None]).interval()

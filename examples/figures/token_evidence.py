@@ -17,12 +17,26 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from compare_rules import choose_images
 
 from anytime_cls import AnytimeClassifier
 from anytime_cls.draws.orders import OrderSampler
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import decode
+from anytime_cls.pixels.inputs import collect
+
+
+def choose_images(data: Path, labels: list[str], n: int, seed: int) -> tuple[list[Path], np.ndarray]:
+    """About n images of data/<label>/, the same number of each class, and their labels [n]."""
+    rng = np.random.default_rng(seed)
+    chosen, truth = [], []
+    for label, name in enumerate(labels):
+        files = [item.source for item in collect([str(data / name)]) if isinstance(item.source, Path)]
+        if not files:
+            raise SystemExit(f"{data / name}: no images; expected a folder for each of {', '.join(labels)}")
+        keep = rng.choice(len(files), min(len(files), n // len(labels)), replace=False)
+        chosen += [files[i] for i in sorted(keep)]
+        truth += [label] * len(keep)
+    return chosen, np.array(truth)
 
 
 def token_scores(

@@ -9,15 +9,17 @@ import pytest
 import torch
 from PIL import Image
 
+from anytime_cls.certify.measure import fit_trace, measure_trace
 from anytime_cls.classifier import AnytimeClassifier
-from anytime_cls.datasets.names import open_dataset
+from anytime_cls.datasets.names import open_dataset, train_and_test
 from anytime_cls.models.load import build_transformer
 from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.options import RaceOptions
+from anytime_cls.traces.read import Trace
 from anytime_cls.training import tokenizer
 from anytime_cls.training import transformer as fitting
 from anytime_cls.training.nets import augment
-from anytime_cls.training.recipe import Recipe, class_names, load_folder, split_holdout
+from anytime_cls.training.recipe import Recipe, class_names, load_images, split_holdout
 from anytime_cls.training.train import finish, train
 
 TINY = Recipe(
@@ -105,6 +107,21 @@ def test_the_held_out_images_are_listed_for_a_sweep(trained, stripes):
     assert sorted(listed) == [sample.id for sample in dataset.samples] and len(listed) == 36
 
 
+def test_its_figures_are_of_traces_as_sweep_records_them(trained, stripes):
+    out, card = trained
+    for name, split, ids in (("calibration", "train", out / "holdout.txt"), ("test", "test", None)):
+        with Trace.open(out / f"{name}.h5") as trace:
+            dataset = open_dataset(str(stripes / split), card, ids=ids, limit=36, seed=TINY.seed)
+            assert trace.attrs["dataset_fingerprint"] == dataset.fingerprint
+            assert trace.attrs["dataset"] == dataset.name and trace.attrs["root"] == dataset.root
+            assert trace.attrs["rule"] == "fixed" and trace.attrs["k_max"] == 8
+            if name == "test":
+                assert measure_trace(trace, card) == card.fields["metrics"]
+            else:
+                fit = fit_trace(trace)
+                assert fit == {key: card.fields[key] for key in fit} and fit["calibration_images"] == 36
+
+
 def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch):
     """Killed in the middle of either stage, then resumed: what an uninterrupted run would have given."""
     recipe = dataclasses.replace(TINY, tokenizer_epochs=1, epochs=2)
@@ -146,12 +163,34 @@ def test_data_that_cannot_be_trained_on_is_named(tmp_path):
         train(tmp_path / "none", tmp_path / "out", TINY, device=CPU, report=quiet)
     (tmp_path / "data" / "only").mkdir(parents=True)
     with pytest.raises(ValueError, match="two or more classes, found 0"):
-        load_folder(tmp_path / "data", 16)
+        load_images(train_and_test(tmp_path / "data")[0], 16)
     for name in ("a", "b"):
         (tmp_path / "data" / name).mkdir()
         (tmp_path / "data" / name / "x.png").write_bytes(b"not a picture")
     with pytest.raises(ValueError, match=r"a/x\.png"):
-        load_folder(tmp_path / "data", 16)
+        load_images(train_and_test(tmp_path / "data")[0], 16)
+
+
+def test_folders_are_read_as_a_sweep_reads_them(tmp_path):
+    """Links are followed, empty classes are none, val/ is the test set beside train/; a limit is exact."""
+    pixels = Image.fromarray(np.zeros((16, 16, 3), np.uint8))
+    for name in ("train/a", "train/b/deep", "train/.hidden", "elsewhere", "val/a"):
+        (tmp_path / name).mkdir(parents=True)
+        for i in range(3):
+            pixels.save(tmp_path / name / f"{i}.png")
+    (tmp_path / "train" / "empty").mkdir()
+    (tmp_path / "train" / "c").symlink_to(tmp_path / "elsewhere")
+    training, testing = train_and_test(tmp_path)
+    images = load_images(training, 16)
+    assert images.dataset.labels == ["a", "b", "c"] and len(images) == 9
+    assert (
+        images.dataset.samples[3].id == "b/deep/0.png"
+        and images.labels.tolist() == [0] * 3 + [1] * 3 + [2] * 3
+    )
+    assert len(load_images(training, 16, limit=4)) == 4
+    assert len(load_images(testing, 16, classes=["a", "b", "c"])) == 3  # not every class has test images
+    with pytest.raises(ValueError, match="the images to train on have no 'a'"):
+        load_images(testing, 16, classes=["b", "c"])
 
 
 def test_classes_are_called_by_the_first_of_their_names_unless_two_share_it(tmp_path):
