@@ -44,7 +44,7 @@ class Fit:
         """Priors of pulls of `block` orders.
 
         A pull varies 1/block as much, or less where the orders of a block are negatively correlated, as
-        antithetic ones are (examples/figures/compare_orders.py).
+        antithetic ones are (docs/method.md).
         """
         return {key: replace(prior, scale=prior.scale / block) for key, prior in self.priors.items()}
 

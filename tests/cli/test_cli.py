@@ -365,7 +365,7 @@ def test_picture_fits(width, n_classes):
 
     rng = np.random.default_rng(0)
     race = Race(n_classes, 16, PairedRule(ModeratedT(VariancePrior(1.0, 0.0, 20.0))))
-    job = Job(0, np.zeros(4, int), b"", race, np.arange(n_classes), OrderSampler("uniform", 4))
+    job = Job(0, np.zeros(4, int), b"", race, np.arange(n_classes), OrderSampler("uniform", 4), 4)
     labels = [f"class {i} of a very long name" for i in range(n_classes)]
     quality = -300 - 10 * np.abs(rng.normal(size=n_classes))
     quality[n_classes // 2] = -290

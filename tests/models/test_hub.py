@@ -182,7 +182,7 @@ def test_names_that_make_no_sense(text):
 def test_a_killed_pull_goes_on(tmp_path):
     """The real command with the real environment variables, killed in the middle, then run again."""
     data = os.urandom(25_000_000)
-    command = "from anytime_cls import hub; print(hub.pull(hub.parse('hf:owner/repo/big.bin'), print))"
+    command = "from anytime_cls.models import hub; print(hub.pull(hub.parse('hf:owner/repo/big.bin'), print))"
     with Hub() as server:
         server.files["owner/repo/big.bin"], server.token = data, "secret"
         server.stall_after = 21_000_000  # past two of the chunks in which huggingface_hub writes
