@@ -326,7 +326,7 @@ def test_two_processes_one_of_them_killed_make_the_same_trace(
 
 RAY = """
 import sys
-from anytime_cls import workers_ray
+from anytime_cls.sweeps import ray as workers_ray
 from anytime_cls_cli.main import main
 
 started, killed = [], []
