@@ -26,7 +26,7 @@ _PLACED = {
     "schema", "model", "model_sha256", "tokenizer_sha256", "dataset", "dataset_fingerprint", "images",
     "shard", "priors", "rule", "delta", "k_max", "budget", "aggregate", "seed", "order_sampler", "device",
     "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes", "prefix_flops", "flops", "command",
-    "git_revision",
+    "git_revision", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
 }  # fmt: skip
 
 
@@ -112,7 +112,7 @@ def origin_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     attrs = found["provenance"]
     yield "run", _state(found)
     model_hashes = _hash("sha256", attrs, "model_sha256"), _hash("tokenizer", attrs, "tokenizer_sha256")
-    yield "model", _joined(_text(attrs.get("model")), *model_hashes)
+    yield "model", _joined(_text(attrs.get("model")), _given("method", attrs), *model_hashes)
     dataset = _text(attrs.get("dataset")), _hash("fingerprint", attrs, "dataset_fingerprint")
     yield "data set", _joined(*dataset, count(found["classes"], "class"), _given("shard", attrs))
     settings = _given("δ", attrs, "delta"), _given("K_max", attrs, "k_max"), _given("budget", attrs)

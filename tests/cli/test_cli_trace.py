@@ -61,6 +61,13 @@ def stopped(path: Path, indices: Any, provenance: dict[str, Any] = SWEEP) -> Non
 # ---- info
 
 
+def test_info_for_people_names_the_method_and_spares_them_the_plan(capsys):
+    plan = {"plan": '{"rule":{"is":"PairedRule"}}', "method": "sigma", "unit": "nats", "keyed": True}
+    write(Path("run.h5"), range(3), SWEEP | plan)
+    code, out, _ = cli(capsys, "info", "run.h5")
+    assert code == 0 and "method sigma" in out and "PairedRule" not in out and "keyed" not in out
+
+
 def test_info_as_json(capsys):
     write(Path("run.h5"), range(12), SWEEP)
     with TraceWriter.resume(Path("run.h5"), SWEEP, LABELS) as writer:
