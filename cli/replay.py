@@ -211,7 +211,7 @@ def _remarks(trace: Trace, fitted: Fitted, prefixes: list[int] | None) -> Iterat
     lengths = [m for m in prefixes or [trace.pass_tokens] if m in there]
     if not all("paired" in fitted.of(draws, m).priors for m in lengths):
         yield (
-            "no variance priors (an uncalibrated model): paired and marginal use the plain t, strict is left "
+            "no variance priors for such races: paired and marginal use the plain t, strict is left "
             "out; --model or --priors-from name some"
         )
 
