@@ -19,6 +19,7 @@ from typing import Any
 import h5py  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
+from anytime_cls.files import sync
 from anytime_cls.traces.hdf5 import _STRINGS, _cannot_write
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import _COLUMNS, _IMAGE, _ROW
@@ -70,7 +71,7 @@ def _publish(final: Path, attrs: Mapping[str, Any], labels: Sequence[str], image
             sink.check()
             os.fsync(raw.fileno())
         os.replace(temporary, final)
-        _sync(final.absolute().parent)
+        sync(final.absolute().parent)
     except OSError as error:
         raise _cannot_write(final, error, "; what was finished before is safe") from error
     finally:
@@ -110,16 +111,6 @@ def _slabs(blocks: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
             held = [rows[len(rows) - count :]]
     if count:
         yield np.concatenate(held)
-
-
-def _sync(folder: Path) -> None:
-    """Makes renames in a folder durable."""
-    if os.name == "posix":
-        handle = os.open(folder, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
 
 
 class _Sink:

@@ -20,13 +20,14 @@ from typing import Any
 
 import numpy as np
 
+from anytime_cls.files import sync
 from anytime_cls.traces.hdf5 import (
     _cannot_write,
     _clean,
     _files,
     _parts,
 )
-from anytime_cls.traces.publish import _merge, _publish, _sync
+from anytime_cls.traces.publish import _merge, _publish
 from anytime_cls.traces.read import _BLOCK, Trace
 from anytime_cls.traces.schema import (
     _COLUMNS,
@@ -214,7 +215,7 @@ class TraceWriter:
         """Takes the parts folder for this process, until `close` or the block fails, and tidies it."""
         try:
             self.parts.mkdir(exist_ok=True)
-            _sync(self.path.absolute().parent)
+            sync(self.path.absolute().parent)
             self._lock = _lock(self.parts / "lock")
             for leftover in self.parts.glob(".tmp-*"):
                 leftover.unlink(missing_ok=True)
