@@ -112,7 +112,7 @@ class Engine:
         if self.probe is None:
             raise ValueError("the engine has no image to calibrate its clock with")
         steps = self.n_tokens
-        draw = self.scorer.shape.draws("raster", steps).at(0, b"", 0)
+        draw = self.scorer.shape.draws("uniform", steps).at(0, b"", 0)  # what a plan falls back to
         encoded = self.probe()
 
         def run(b: int) -> float:

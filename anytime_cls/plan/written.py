@@ -26,14 +26,8 @@ PARTS = {
     )
 }  # fmt: skip
 ELSEWHERE = ("labels",)  # the trace has them as a column
-RACE = (
-    "design",
-    "block",
-    "rule",
-    "delta",
-    "temperature",
-    "fitted",
-)  # what replayed runs of one trace differ in
+#: What replayed runs of one trace differ in.
+RACE = ("design", "block", "rule", "delta", "temperature", "fitted")
 
 
 def plain(thing: Any) -> Any:
