@@ -9,7 +9,8 @@ from typing import Annotated, Any
 import typer
 
 from .errors import FAILED, Refused, complain, readable
-from .replay import check_output, numbers, progress_bar, tell
+from .outputs import check_output
+from .replay import numbers, progress_bar, tell
 
 Option = typer.Option
 

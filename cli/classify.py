@@ -18,6 +18,7 @@ from rich.text import Text
 
 from . import options as option
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain
+from .outputs import check_output
 from .show import output
 from .show.output import JsonShow, PeopleShow, Show
 
@@ -109,11 +110,10 @@ def check(
     rows = option.batch_size(batch_size)
     if out.trace is not None:
         path = Path(out.trace)
+        check_output("--trace", path, overwrite=True)
         for there in (path, path.with_name(path.name + ".parts")):
             if there.exists():
                 raise ValueError(f"{there} exists already: name another file for --trace, or remove it")
-        if not path.absolute().parent.is_dir():
-            raise ValueError(f"{path.absolute().parent} is not a folder: --trace writes into an existing one")
     return rows
 
 

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import FAILED, Refused, complain, readable
+from .outputs import check_output
 
 if TYPE_CHECKING:
     from anytime_cls.curves.analysis import Analysis
@@ -90,10 +91,7 @@ def plot(
                 f"a file ending in {', '.join('.' + k for k in known)}" if name == "-o" else ", ".join(known)
             )
             raise Refused(f"{name} takes {what}; got {str(out) if name == '-o' else value!r}")
-    if not out.absolute().parent.is_dir():
-        raise Refused(f"{out.absolute().parent} is not a folder: -o writes into an existing one")
-    if out.is_dir():
-        raise Refused(f"{out} is a folder: name a file for -o")
+    check_output("-o", out, overwrite=True)
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
     from anytime_cls.curves.analysis import analyse

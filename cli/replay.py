@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import FAILED, Refused, complain, readable
+from .outputs import check_output
 
 if TYPE_CHECKING:
     from anytime_cls.curves.file import CurveRun, Curves
@@ -164,16 +165,6 @@ def numbers(option: str, text: str | None, kind: type) -> list[Any] | None:
     except ValueError:
         what = "whole numbers" if kind is int else "numbers"
         raise Refused(f"{option} takes {what} with commas between, not {text!r}") from None
-
-
-def check_output(option: str, path: Path, overwrite: bool) -> None:
-    """Refuses a file that cannot be, or must not be, written: before the work, not after it."""
-    if path.is_dir():
-        raise Refused(f"{path} is a folder: name a file for {option}")
-    if not path.absolute().parent.is_dir():
-        raise Refused(f"{path.absolute().parent} is not a folder: {option} writes into an existing one")
-    if path.exists() and not overwrite:
-        raise Refused(f"{path} exists already: name another for {option}, or replace it with --overwrite")
 
 
 def tell(quiet: bool, *lines: str) -> None:

@@ -16,6 +16,7 @@ import typer
 
 from . import options as option
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain, readable
+from .outputs import check_output
 from .preset import apply_preset
 
 if TYPE_CHECKING:
@@ -178,17 +179,11 @@ class Output:
             self.path(self.trace)
 
     def path(self, default: str) -> Path:
-        """The trace's path, if it may be written. Raises ValueError."""
+        """The trace's path, if it may be written. Raises Refused and ValueError."""
         from anytime_cls.traces.hdf5 import _files
 
         path = Path(default if self.trace is None else self.trace)
-        folder = path.absolute().parent
-        if not folder.is_dir():
-            raise ValueError(f"{folder} is not a folder: -o writes into an existing one")
-        if path.is_dir():
-            raise ValueError(f"{path} is a folder: name a file for -o")
-        if not os.access(folder, os.W_OK):
-            raise ValueError(f"{folder} cannot be written: check its permissions, or name another with -o")
+        check_output("-o", path, overwrite=True)
         if _files(path) and not (self.resume or self.overwrite):
             raise ValueError(f"{path} exists already: go on with --resume, or replace it with --overwrite")
         return path

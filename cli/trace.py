@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import FAILED, PIPE, USAGE, Refused, complain, readable
+from .outputs import check_output
 
 if TYPE_CHECKING:
     from anytime_cls.traces.read import Trace
@@ -96,7 +97,7 @@ def merge(
     paths = [_meant(name) for name in files]
     if any(path.resolve() == out.resolve() for path in paths):
         raise Refused(f"{out} is one of the traces to merge: name another file with -o")
-    _check_out(out, overwrite)
+    check_output("-o", out, overwrite)
     try:
         _check_images(paths)
         merge_traces(paths, out, overwrite, allow_unfinished)
@@ -139,7 +140,7 @@ def export(
     kind = out.suffix.lower()
     if kind not in (".csv", ".parquet"):
         raise Refused(f"{out}: name OUT.csv or OUT.parquet with -o; its end says what to write")
-    _check_out(out, overwrite)
+    check_output("-o", out, overwrite)
     try:
         with Trace.open(_meant(file)) as trace, _whole(out) as temporary:
             what = f"{len(trace):,} images"
@@ -161,15 +162,6 @@ def _meant(name: str) -> Path:
     """The trace that is meant: also by the folder of an unfinished one's parts."""
     path = Path(name)
     return path.with_suffix("") if path.suffix == ".parts" and path.is_dir() else path
-
-
-def _check_out(out: Path, overwrite: bool) -> None:
-    if out.is_dir():
-        raise Refused(f"{out} is a folder: name a file with -o")
-    if not out.absolute().parent.is_dir():
-        raise Refused(f"{out.absolute().parent} is not a folder: -o writes into an existing one")
-    if out.exists() and not overwrite:
-        raise Refused(f"{out} exists already: choose another name or replace it (--overwrite)")
 
 
 def _failed(error: TraceError) -> int:

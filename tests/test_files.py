@@ -5,7 +5,7 @@ import stat
 
 import pytest
 
-from anytime_cls.files import replace_file, replacing
+from anytime_cls.files import NotRegular, destination, open_regular, regular, replace_file, replacing
 
 
 @pytest.mark.parametrize("durable", [False, True])
@@ -50,3 +50,40 @@ def test_permissions_are_the_users_own(tmp_path):
     finally:
         os.umask(before)
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o640
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_only_regular_files_are_looked_at_opened_and_replaced(tmp_path):
+    (tmp_path / "file").write_bytes(b"x")
+    (tmp_path / "link").symlink_to("file")
+    for name in ("file", "link"):
+        assert regular(tmp_path / name).st_size == 1
+        with open_regular(tmp_path / name) as file:
+            assert file.read() == b"x"
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "to pipe").symlink_to("pipe")
+    (tmp_path / "folder").mkdir()
+    for name, what in (("pipe", "named pipe"), ("to pipe", "named pipe"), ("folder", "a folder")):
+        for act in (regular, open_regular, destination, lambda path: replace_file(path, b"x")):
+            with pytest.raises(NotRegular, match=f"{what}.*not a regular file") as caught:
+                act(tmp_path / name)
+            assert caught.value.filename == str(tmp_path / name)
+    for act in (regular, open_regular):
+        with pytest.raises(FileNotFoundError):
+            act(tmp_path / "none")
+    assert sorted(os.listdir(tmp_path)) == ["file", "folder", "link", "pipe", "to pipe"]
+
+
+@pytest.mark.skipif(os.name != "posix", reason="links")
+def test_a_link_is_written_through_there_or_not(tmp_path):
+    (tmp_path / "far").mkdir()
+    (tmp_path / "a").symlink_to("b")
+    (tmp_path / "b").symlink_to("far/c")
+    for content in (b"new", b"newer"):
+        replace_file(tmp_path / "a", content, durable=True)
+        assert (tmp_path / "far" / "c").read_bytes() == content and os.listdir(tmp_path / "far") == ["c"]
+        assert (tmp_path / "a").is_symlink() and (tmp_path / "b").is_symlink()
+    (tmp_path / "x").symlink_to("y")
+    (tmp_path / "y").symlink_to("x")
+    with pytest.raises(OSError, match="symbolic links"):
+        replace_file(tmp_path / "x", b"")

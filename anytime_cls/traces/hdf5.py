@@ -16,12 +16,18 @@ _STRINGS = 4096  # strings converted at once, so that one long path does not cos
 
 
 def _parts(path: Path) -> Path:
-    return path.with_name(path.name + ".parts")
+    """Beside the file that is written: where `path` is a link, that is where it leads."""
+    real = _real(path)
+    return real.with_name(real.name + ".parts")
+
+
+def _real(path: Path) -> Path:
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
 def _files(path: Path) -> list[Path]:
     """The files of a trace, the one to trust first first."""
-    head = [file for file in (path, _parts(path) / "head.h5") if file.is_file()]
+    head = [file for file in (_real(path), _parts(path) / "head.h5") if file.is_file()]
     return head + sorted(_parts(path).glob("part-*.h5"))
 
 

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anytime_cls.traces.hdf5 import _files
+from anytime_cls.files import destination
+from anytime_cls.traces.hdf5 import _cannot_write, _files
 from anytime_cls.traces.publish import _merge
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import MATCH_KEYS, TraceError, _must_match
@@ -21,7 +22,10 @@ def merge_traces(
     MATCH_KEY differs, a shard is unfinished (unless allowed: then `out` counts as unfinished too), or `out`
     exists and not `overwrite`.
     """
-    out = Path(out)
+    try:
+        out = destination(out)
+    except OSError as error:
+        raise _cannot_write(Path(out), error) from error
     if _files(out) and not overwrite:
         raise TraceError(f"{out} exists already: choose another name or replace it (--overwrite)")
     if _files(out) not in ([], [out]):

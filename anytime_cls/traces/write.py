@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from anytime_cls.files import sync
+from anytime_cls.files import destination, sync
 from anytime_cls.traces.hdf5 import (
     _cannot_write,
     _clean,
@@ -54,7 +54,10 @@ class TraceWriter:
     """
 
     def __init__(self, path: str | Path, images_per_part: int, seconds_per_part: float) -> None:
-        self.path = Path(path)
+        try:
+            self.path = destination(path)
+        except OSError as error:
+            raise _cannot_write(Path(path), error) from error
         self.parts = _parts(self.path)
         self.done: set[str] = set()  #: ids of the images that need no scoring any more
         self.attrs: dict[str, Any] = {}

@@ -1,0 +1,160 @@
+"""Where commands write: regular files only, and links are written through."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import stat
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+from basics import write_photo
+from replay_data import full_trace, races
+from sweep_data import make_images
+
+from anytime_cls.traces.read import Trace
+from anytime_cls.traces.write import TraceWriter
+from anytime_cls_cli.main import main
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+Command = Callable[[Path], list[str]]
+
+
+@pytest.fixture(scope="module")
+def there(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What commands read: a full trace, a photograph, class folders, a model."""
+    folder = tmp_path_factory.mktemp("there")
+    scores = races(1, 60, n_classes=4, k_max=8)
+    full_trace(folder / "full.h5", scores, scores.mean(axis=1).argmax(axis=1))
+    write_photo(folder / "photo.jpg")
+    make_images(folder / "data", 1)
+    shutil.copytree(tiny_model_dir, folder / "tiny")
+    return folder
+
+
+@pytest.fixture
+def odd(tmp_path: Path) -> Iterator[Callable[[str, str], Path]]:
+    """Makes something that is no regular file."""
+    opened = []
+
+    def make(kind: str, name: str) -> Path:
+        path = tmp_path / name
+        if kind == "fifo":
+            os.mkfifo(path)
+        elif kind == "folder":
+            path.mkdir()
+        elif kind == "device":
+            try:
+                os.mknod(path, 0o600 | stat.S_IFCHR, os.makedev(1, 3))
+            except OSError:
+                pytest.skip("only root makes devices")
+        elif kind == "link to a fifo":
+            os.mkfifo(tmp_path / "pipe")
+            path.symlink_to("pipe")
+        else:
+            opened.append(socket.socket(socket.AF_UNIX))
+            opened[0].bind(str(path))
+        return path
+
+    yield make
+    for one in opened:
+        one.close()
+
+
+def command(name: str, there: Path, out: Path, replace: bool = True) -> list[str]:
+    model = ["--model", str(there / "tiny"), "--device", "cpu", "-q"]
+    words = {
+        "sweep": ["sweep", str(there / "data"), *model, "--max-orders", "2", "-o", str(out)],
+        "classify": ["classify", str(there / "photo.jpg"), *model, "--max-orders", "2", "--trace", str(out)],
+        "replay": ["replay", str(there / "full.h5"), "--rule", "fixed", "-q", "-o", str(out)],
+        "calibrate": ["calibrate", str(there / "full.h5"), "--risk", "0.5", "-q", "-o", str(out)],
+        "plot": ["plot", str(there / "full.h5"), "--bootstrap", "0", "-q", "-o", str(out)],
+        "merge": ["trace", "merge", str(there / "full.h5"), "-o", str(out)],
+        "export": ["trace", "export", str(there / "full.h5"), "-o", str(out)],
+    }[name]
+    return words + (["--overwrite"] if replace and name not in ("classify", "plot") else [])
+
+
+ENDINGS = {
+    "sweep": ".h5", "classify": ".h5", "replay": ".h5", "calibrate": ".json", "plot": ".svg", "merge": ".h5",
+    "export": ".csv",
+}  # fmt: skip
+KINDS = ("fifo", "device", "socket", "folder", "link to a fifo")
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("name", ENDINGS)
+def test_what_is_no_regular_file_is_refused_and_stays(name, kind, there, odd, tmp_path, capsys):
+    out = odd(kind, f"out{ENDINGS[name]}")
+    before = out.lstat(), sorted(os.listdir(tmp_path))
+    code = main(command(name, there, out))
+    printed, err = capsys.readouterr()
+    assert code == 2 and printed == "" and err.count("\n") == 1 and str(out) in err
+    assert (out.lstat().st_ino, out.lstat().st_mode) == (before[0].st_ino, before[0].st_mode)
+    assert sorted(os.listdir(tmp_path)) == before[1]
+
+
+@pytest.mark.parametrize("dangling", [False, True], ids=["link", "dangling link"])
+@pytest.mark.parametrize("name", ENDINGS)
+def test_a_link_is_written_through(name, dangling, there, tmp_path, capsys):
+    if name == "classify" and not dangling:
+        pytest.skip("replaces nothing")
+    (tmp_path / "far").mkdir()
+    link, real = tmp_path / f"out{ENDINGS[name]}", tmp_path / "far" / f"real{ENDINGS[name]}"
+    link.symlink_to(f"far/{real.name}")
+    if not dangling:
+        real.write_bytes(b"old")
+    code = main(command(name, there, link))
+    assert code == 0, capsys.readouterr().err
+    assert link.is_symlink() and os.readlink(link) == f"far/{real.name}"
+    assert real.is_file() and not real.is_symlink() and real.stat().st_size > 3
+    assert os.listdir(tmp_path / "far") == [real.name]  # no .parts, nothing temporary
+    assert {*os.listdir(tmp_path)} <= {"far", link.name, "out.csv"}
+
+
+def test_without_overwrite_a_link_to_a_file_is_that_file(there, tmp_path, capsys):
+    real, link = tmp_path / "real.h5", tmp_path / "out.h5"
+    real.write_bytes(b"mine")
+    link.symlink_to("real.h5")
+    for name in ("replay", "merge"):
+        assert main(command(name, there, link, replace=False)) == 2
+        assert "exists already" in capsys.readouterr().err and real.read_bytes() == b"mine"
+
+
+def test_an_unfinished_trace_behind_a_link_is_read_and_gone_on_with(there, tmp_path, capsys):
+    (tmp_path / "far").mkdir()
+    link = tmp_path / "out.h5"
+    link.symlink_to("far/real.h5")
+    sweep = command("sweep", there, link, replace=False)
+    assert main(sweep) == 0
+    with Trace.open(link) as trace:
+        attrs, labels, rows = trace.attrs, trace.labels, list(trace)
+    (tmp_path / "far" / "real.h5").unlink()
+    writer = TraceWriter.create(link, attrs, labels)
+    writer.append(*rows[0], 0)
+    writer.close(finish=False)
+    assert (tmp_path / "far" / "real.h5.parts").is_dir() and not (tmp_path / "out.h5.parts").exists()
+    with Trace.open(link) as trace:
+        assert len(trace) == 1 and not trace.complete
+    assert main([*sweep, "--resume"]) == 0
+    with Trace.open(tmp_path / "far" / "real.h5") as trace:
+        assert len(trace) == 4 and trace.complete
+    assert link.is_symlink() and os.listdir(tmp_path / "far") == ["real.h5"]
+
+
+def test_a_models_json_behind_a_link_is_written_through(there, tmp_path, capsys):
+    """As where models are links into a store."""
+    model, store = tmp_path / "m", tmp_path / "store"
+    shutil.copytree(there / "tiny", model)
+    store.mkdir()
+    (model / "model.json").rename(store / "model.json")
+    (model / "model.json").symlink_to("../store/model.json")
+    sha = json.loads((store / "model.json").read_text())["sha256"]["transformer.safetensors"]
+    scores = races(1, 60, n_classes=4, k_max=8)
+    full = full_trace(tmp_path / "full.h5", scores, scores.mean(axis=1).argmax(axis=1), model_sha256=sha)
+    assert main(["calibrate", str(full), "--risk", "0.5", "--write-model", str(model), "-q"]) == 0
+    assert (model / "model.json").is_symlink() and os.listdir(store) == ["model.json"]
+    assert json.loads((store / "model.json").read_text())["calibrated"]
