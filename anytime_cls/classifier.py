@@ -101,13 +101,15 @@ class AnytimeClassifier:
         source: Source,
         options: RaceOptions | RacePlan | None = None,
         on_update: Callable[[Job], None] | None = None,
+        stop: Callable[[], bool] | None = None,
     ) -> Decision:
         """Classify one image: a path, bytes, a file object, a Pillow image or a uint8 array.
 
-        `on_update` is called after every batch with the job, whose race can be asked for its leader.
+        `on_update` is called after every batch with the job, whose race can be asked for its leader. `stop`
+        is asked before every batch: once it says True, engine.Stopped is raised and there is no answer.
         Raises ImageError for an image that cannot be read, ValueError for options that make no sense.
         """
-        result = next(self._results([source], self.plan(options), on_update, pad=False))
+        result = next(self._results([source], self.plan(options), on_update, False, stop))
         if isinstance(result, Failure):
             raise ImageError(result.error)
         return result

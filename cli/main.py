@@ -20,6 +20,7 @@ from .models import app as models_app
 from .plot import plot
 from .preset import apply_preset
 from .replay import replay
+from .serve import serve
 from .sweep import sweep
 from .trace import app as trace_app
 from .train import train
@@ -151,6 +152,7 @@ app.command("replay")(replay)
 app.command("calibrate")(calibrate)
 app.command("plot")(plot)
 app.command("train")(train)
+app.command("serve")(serve)
 
 
 def _wait_politely() -> None:

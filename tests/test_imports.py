@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-HEAVY = {"torch", "h5py", "scipy", "matplotlib", "pandas", "ray"}
+HEAVY = {"torch", "h5py", "scipy", "matplotlib", "pandas", "ray", "fastapi", "uvicorn"}
 
 # Asks every command there is for its help, so that a new one is covered.
 HELP_OF_ALL = """
