@@ -6,7 +6,7 @@ import contextlib
 import os
 import sys
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -189,9 +189,11 @@ class Session:
 
     def run(self) -> int:
         from anytime_cls.pixels.inputs import collect
+        from anytime_cls.pixels.listing import say_left_out
         from anytime_cls.traces.schema import TraceError
 
-        inputs: Iterable[Input] = collect(self.images, self.files_from)
+        skipped: Counter[str] = Counter()
+        inputs: Iterable[Input] = collect(self.images, self.files_from, skipped)
         people = isinstance(self.show, PeopleShow)
         began = time.perf_counter()
         try:
@@ -214,6 +216,8 @@ class Session:
                     self._race(inputs, False)
         except TraceError as error:
             return complain(str(error), FAILED)
+        if not self.out.quiet and skipped:
+            output.print_text(Console(stderr=True), Text(say_left_out(skipped), style="dim"))
         if not self.out.quiet and self.done > 1:
             good = self.done - self.failed
             mean = f", {output.amount(round(self.passes / good, 1))} passes on average" if good else ""

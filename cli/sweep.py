@@ -217,6 +217,7 @@ class Workers:
 
 def run(job: Sweep, note: str = "") -> int:
     """Returns the exit code. note: a line about the request, for people."""
+    from anytime_cls.pixels.listing import say_left_out
     from anytime_cls.sweeps.sweep import Stopped
     from anytime_cls.sweeps.workers import WorkersError
     from anytime_cls.traces.schema import TraceError
@@ -224,8 +225,9 @@ def run(job: Sweep, note: str = "") -> int:
     from .show.sweep import Interrupts, say
 
     out = job.out
-    if note:
-        say(note, out.quiet)
+    for line in (note, say_left_out(job.dataset.left_out)):
+        if line:
+            say(line, out.quiet)
     with Interrupts(out.quiet) as interrupts:
         try:
             return job.run(interrupts)
@@ -298,7 +300,7 @@ class Sweep:
                     if not remaining(self.dataset, writer, self.shard)[1]:
                         writer.close()
                         say(f"{self.path} is finished: there is nothing to go on with", out.quiet)
-                        return report(self.path, out.json, None)
+                        return report(self.path, out.json, None, self.dataset.left_out)
                 work = self._alone() if self.crew.alone else self._workers(attributes)
                 if not out.resume:
                     writer = TraceWriter.create(self.path, attributes, labels, out.overwrite)
@@ -309,7 +311,7 @@ class Sweep:
             interrupts.renew()  # Ray takes the signals
             with Meter(out.quiet) as meter:
                 tally = work(writer, meter, interrupts)
-        return report(self.path, out.json, tally)
+        return report(self.path, out.json, tally, self.dataset.left_out)
 
     def _alone(self) -> Callable[..., Tally]:
         """The sweep in this process."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from anytime_cls.pixels.decode import Source
+
+
+class DatasetError(ValueError):
+    """A data set that cannot be found, read or matched to the model; one line: what, where, what to do."""
 
 
 @dataclass(frozen=True)
@@ -31,7 +35,8 @@ class Dataset:
 
     name: the same wherever the data lie; root: where the images were found; labels: names of the C classes
     that race, in the model's order; class_ids: the model's ids of them, int64 [C]; samples: sorted by id;
-    fingerprint: SHA-256 over ids and labels of the samples, in hexadecimal.
+    fingerprint: SHA-256 over ids and labels of the samples, in hexadecimal; left_out: how many files in its
+    folders were not taken, by why (`pixels.listing.left_out`).
     """
 
     name: str
@@ -40,3 +45,4 @@ class Dataset:
     class_ids: np.ndarray
     samples: Sequence[Sample]
     fingerprint: str
+    left_out: Mapping[str, int] = field(default_factory=dict)

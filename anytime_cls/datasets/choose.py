@@ -103,11 +103,9 @@ def _raced(
 
 
 def _read_ids(path: Path) -> list[str]:
-    lines = [line.strip() for line in read_text(path).splitlines()]
-    wanted = [line for line in lines if line and not line.startswith("#")]
-    if not wanted:
-        raise DatasetError(f"{path}: names no images; write one sample id a line, as class/image.jpg")
-    return wanted
+    """The lines of a list, blank ones and comments too: only the data set's ids tell a comment from an id."""
+    text = read_text(path)
+    return text.split("\0") if "\0" in text else text.split("\n")  # names may hold all other separators
 
 
 def _chosen(entries: list[Entry], wanted: Sequence[str] | None, source: str | Path | None) -> list[Entry]:
@@ -117,10 +115,20 @@ def _chosen(entries: list[Entry], wanted: Sequence[str] | None, source: str | Pa
         raise DatasetError(f"several images have the same id, {listed(twice)}: rename them")
     if wanted is None:
         return entries
-    if unknown := [key for key in dict.fromkeys(wanted) if key not in counts]:
+    keep: set[str] = set()
+    unknown: dict[str, None] = {}
+    folders = {key.partition("/")[0] for key in counts}
+    for line in wanted:
+        key = line if line in counts else line.strip()
+        if key in counts:
+            keep.add(key)
+        elif key and not (key[0] == "#" and key.partition("/")[0] not in folders):  # else blank, or a comment
+            unknown[key] = None
+    if unknown:
         example = f"; ids look like {entries[0].id!r}" if entries else ""
         raise DatasetError(f"{source}: no image has the id {listed(unknown)}{example}")
-    keep = set(wanted)
+    if not keep:
+        raise DatasetError(f"{source}: names no images; write one sample id a line, as class/image.jpg")
     return [entry for entry in entries if entry.id in keep]
 
 

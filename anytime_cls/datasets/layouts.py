@@ -9,15 +9,18 @@ from __future__ import annotations
 import csv
 import os
 import re
+from collections import Counter
 from collections.abc import (
     Callable,
     Iterable,
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from anytime_cls.datasets.base import DatasetError as DatasetError
+from anytime_cls.datasets.folders import ClassFolders
 from anytime_cls.models.labels import (
     LabelError,
     imagenet_labels,
@@ -25,7 +28,8 @@ from anytime_cls.models.labels import (
     read_table,
     read_text,
 )
-from anytime_cls.pixels.decode import EXTENSIONS, Source
+from anytime_cls.pixels.decode import ImageError, Source
+from anytime_cls.pixels.listing import left_out, odd
 
 SPLITS = ("test", "val", "validation", "train")
 CIFAR10 = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
@@ -37,17 +41,15 @@ GROUND_TRUTH = (
 _BESIDE = ("", "data", "ILSVRC2012_devkit_t12/data", "devkit/data", "ILSVRC2012_devkit_t12")
 
 
-class DatasetError(ValueError):
-    """A data set that cannot be found, read or matched to the model; one line: what, where, what to do."""
-
-
 @dataclass(frozen=True, slots=True)
 class FileSource:
-    """Loads an image file: gives its path."""
+    """Loads an image file: gives its path, if it still is a file that opening cannot hang on."""
 
     path: str
 
     def __call__(self) -> Source:
+        if what := odd(self.path):
+            raise ImageError(f"a {what}, not a file: put the image back")
         return self.path
 
 
@@ -65,13 +67,15 @@ class Entry:
 class Listing:
     """The images of a data set, and what is known of its classes.
 
-    names: the data set's own names of its keys; imagenet_order: decimal keys are ImageNet's class indices.
+    names: the data set's own names of its keys; imagenet_order: decimal keys are ImageNet's class indices;
+    left_out: how many files were not taken, by why (`pixels.listing.left_out`).
     """
 
     root: str
     entries: Sequence[Entry]
     names: Mapping[str, str] = field(default_factory=dict)
     imagenet_order: bool = False
+    left_out: Mapping[str, int] = field(default_factory=dict)
 
 
 def class_folders(folder: Path, place: Path) -> Listing | None:
@@ -79,25 +83,27 @@ def class_folders(folder: Path, place: Path) -> Listing | None:
 
     Hidden names are skipped, and so are files that are no images by extension and folders without any.
     """
-    entries = []
-    for name in _folders(folder):
-        for inside in _images(folder / name):
-            entries.append(file_entry(folder, f"{name}/{inside}", name))
-    return Listing(str(folder), entries, own_names(folder, place)) if entries else None
+    found = ClassFolders(folder)
+    entries = [
+        file_entry(folder, f"{name}/{inside}", name) for name in found.names for inside in found.images(name)
+    ]
+    if not entries:
+        return None
+    return Listing(str(folder), entries, own_names(folder, place), left_out=found.left_out)
 
 
 def synset_folders(folder: Path, place: Path) -> Listing | None:
     """Folders named by synset; what else holds images beside them is a class, too."""
-    return class_folders(folder, place) if any(map(is_synset, _folders(folder))) else None
+    return class_folders(folder, place) if any(map(is_synset, ClassFolders(folder).names)) else None
 
 
 def numbered_folders(folder: Path, place: Path) -> Listing | None:
     """ImageNet-V2's folders 0..999: the class index in the standard order."""
-    names = _folders(folder)
+    names = ClassFolders(folder).names
     if not names or not all(name.isdecimal() for name in names):
         return None
     found = class_folders(folder, place)
-    return found and Listing(str(folder), found.entries, imagenet_order=True)
+    return found and replace(found, names={}, imagenet_order=True)
 
 
 def tiny_validation(folder: Path, place: Path) -> Listing | None:
@@ -105,11 +111,13 @@ def tiny_validation(folder: Path, place: Path) -> Listing | None:
     table = folder / "val_annotations.txt"
     if not table.is_file() or not (folder / "images").is_dir():
         return None
-    synsets = _columns(table)
-    images = _images(folder / "images")
+    synsets, found = _columns(table), ClassFolders(folder)
+    images = found.images("images") if "images" in found.names else []
     _check_labelled(images, synsets, table)
     entries = [file_entry(folder, f"images/{name}", synsets[Path(name).stem]) for name in images]
-    return Listing(str(folder), entries, own_names(folder, place)) if entries else None
+    if not entries:
+        return None
+    return Listing(str(folder), entries, own_names(folder, place), left_out=found.left_out)
 
 
 def flat_imagenet(folder: Path, place: Path) -> Listing | None:
@@ -117,12 +125,15 @@ def flat_imagenet(folder: Path, place: Path) -> Listing | None:
 
     Names that end in a synset (ILSVRC2012_val_00000001_n01751748.JPEG) need no such file.
     """
-    found = {name: match for name in sorted(os.listdir(folder)) if (match := _FLAT.fullmatch(name))}
+    with os.scandir(folder) as listing:
+        matched = sorted((e.name, match, left_out(e)) for e in listing if (match := _FLAT.fullmatch(e.name)))
+    found = {name: match for name, match, why in matched if not why}
+    skipped = Counter(why for *_, why in matched if why)
     if not found:
         return None
     if all(match[2] for match in found.values()):
         entries = [file_entry(folder, name, match[2]) for name, match in found.items()]
-        return Listing(str(folder), entries)
+        return Listing(str(folder), entries, left_out=skipped)
     near = [folder, *folder.parents]
     near = near[: near.index(place) + 1] if place in near else near[:1]
     near = list(dict.fromkeys([*near, folder.parent]))
@@ -135,7 +146,8 @@ def flat_imagenet(folder: Path, place: Path) -> Listing | None:
         )
     numbers = {name: int(match[1]) for name, match in found.items()}
     synsets = read_ground_truth(truth, numbers, [base / inside for base in near for inside in _BESIDE])
-    return Listing(str(folder), [file_entry(folder, name, synsets[name]) for name in found])
+    entries = [file_entry(folder, name, synsets[name]) for name in found]
+    return Listing(str(folder), entries, left_out=skipped)
 
 
 def read_ground_truth(truth: Path, numbers: Mapping[str, int], folders: Sequence[Path]) -> dict[str, str]:
@@ -223,44 +235,6 @@ def listed(names: Iterable[str]) -> str:
     names = list(names)
     shown = ", ".join(map(repr, names[:10]))
     return shown if len(names) <= 10 else f"{shown}, ... ({len(names)} in all)"
-
-
-def _folders(folder: Path) -> list[str]:
-    """The visible folders in a folder, links to folders too, sorted. Raises DatasetError if it is closed."""
-    try:
-        with os.scandir(folder) as entries:
-            return sorted(entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
-    except OSError as error:
-        raise _closed(error) from None
-
-
-def _closed(error: OSError) -> DatasetError:
-    return DatasetError(f"{error.filename}: cannot be read ({error.strerror}): check permissions")
-
-
-def _images(folder: Path) -> list[str]:
-    """The images in a folder and below, as paths inside it; links are followed, each real folder once."""
-    found: list[str] = []
-    seen: set[tuple[int, int]] = set()
-    ahead = [""]
-    while ahead:
-        inside = ahead.pop()
-        try:
-            here = os.stat(f"{folder}/{inside}")
-            if (here.st_dev, here.st_ino) in seen:
-                continue
-            seen.add((here.st_dev, here.st_ino))
-            with os.scandir(f"{folder}/{inside}") as entries:
-                for entry in entries:
-                    if entry.name[0] == ".":
-                        continue
-                    if entry.is_dir():
-                        ahead.append(f"{inside}{entry.name}/")
-                    elif os.path.splitext(entry.name)[1].lower() in EXTENSIONS:
-                        found.append(inside + entry.name)
-        except OSError as error:
-            raise _closed(error) from None
-    return found
 
 
 def own_names(folder: Path, place: Path) -> dict[str, str]:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from anytime_cls.datasets.base import Dataset, Sample
@@ -19,6 +19,7 @@ from anytime_cls.datasets.choose import (
     choose,
 )
 from anytime_cls.datasets.cifar import cifar_batches
+from anytime_cls.datasets.folders import ClassFolders
 from anytime_cls.datasets.layouts import (
     SPLITS,
     DatasetError,
@@ -32,6 +33,7 @@ from anytime_cls.datasets.layouts import (
 )
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.labels import LabelError, read_label_file
+from anytime_cls.pixels.listing import say_left_out
 
 __all__ = ["NAMED", "Dataset", "DatasetError", "Sample", "open_dataset"]
 CORRUPTIONS = (
@@ -143,7 +145,8 @@ def open_dataset(
     if not samples:
         raise DatasetError(f"{identity}: no image is left: none belongs to the classes and ids asked for")
     labels = [card.labels[i] for i in raced]
-    return choose(identity, listing.root, labels, raced, samples, limit, seed)
+    chosen = choose(identity, listing.root, labels, raced, samples, limit, seed)
+    return replace(chosen, left_out=listing.left_out)
 
 
 def _find(name: str, root: str | Path | None) -> tuple[Listing, str, str | None]:
@@ -248,7 +251,11 @@ def _find_folder(name: str) -> tuple[Listing, str]:
     if listing is None:
         flat = next(folder.glob("ILSVRC2012_val_*"), None)
         hint = f"; for ImageNet's flat images write imagenet --root {name}" if flat else ""
-        raise DatasetError(f"{name}: no images in class folders; expected {name}/CLASS/IMAGE.jpg{hint}")
+        found = ClassFolders(folder)
+        for inside in found.names:
+            found.images(inside)
+        but = f" ({say_left_out(found.left_out)})" if found.left_out else ""
+        raise DatasetError(f"{name}: no images in class folders{but}; expected {name}/CLASS/IMAGE.jpg{hint}")
     return listing, identity_of(Path(listing.root))
 
 

@@ -11,6 +11,8 @@ import threading
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import cache
+from importlib.util import find_spec
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -19,7 +21,9 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 MAX_PIXELS = 178_956_970  # the largest picture decoded; above it Pillow, too, sees a decompression bomb
 # The formats read. The rest stay shut: EPS would start Ghostscript on a stranger's file, TGA takes noise.
-FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000")
+FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000", "HEIF")
+HEIF = find_spec("pillow_heif") is not None  # the extra [heif]
+HEIC = frozenset({".heic", ".heif", ".hif"})
 PANORAMA = 100  # long side / short side above which the crops first cut the ends off
 Floats = NDArray[np.float32]
 Source = str | os.PathLike[str] | bytes | BinaryIO | Image.Image | NDArray[Any]
@@ -29,7 +33,8 @@ _OPENING: dict[type[Exception], str] = {
     PermissionError: "permission denied: make the file readable",
 }
 _LOOKS_LIKE = {
-    b"ftypheic": "an HEIC photo: save it as JPEG",
+    b"ftypheic": "an HEIC photo: pip install 'anytime-cls[heif]', or save it as JPEG",
+    b"ftypheix": "an HEIC photo: pip install 'anytime-cls[heif]', or save it as JPEG",
     b"<": "a web page or XML: if it was downloaded, fetch the image again; if it is SVG, save it as PNG",
     b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull`",
 }
@@ -61,15 +66,24 @@ def decode(source: Source) -> Image.Image:
     if isinstance(source, Image.Image):
         with _errors():
             return _rgb(source)
-    Image.init()
-    known = [name for name in FORMATS if name in Image.OPEN]  # not every build of Pillow has all
     with _opened(source) as file, _errors():
         head = file.read(256)
         try:
-            with Image.open(file, formats=known) as image:
+            with Image.open(file, formats=_known()) as image:
                 return _rgb(image)
         except UnidentifiedImageError:
             raise ImageError(_not_an_image(head)) from None
+
+
+@cache
+def _known() -> list[str]:
+    """The formats that can be read here: not every build of Pillow has all."""
+    Image.init()
+    if HEIF:
+        from pillow_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
+
+        register_heif_opener()
+    return [name for name in FORMATS if name in Image.OPEN]
 
 
 @contextmanager
@@ -185,5 +199,5 @@ def _grey8(image: Image.Image) -> Image.Image:
 
 EXTENSIONS = frozenset({
     ".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".apng", ".webp", ".gif", ".tif", ".tiff", ".bmp",
-    ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx",
+    ".dib", ".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".avif", ".jp2", ".j2k", ".jpx", *(HEIC if HEIF else ()),
 })  # fmt: skip

@@ -11,13 +11,12 @@ import itertools
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from anytime_cls.pixels.decode import EXTENSIONS
-
-"""What counts as an image inside a folder, in lower case. A file named outright is read whatever its name."""
+from anytime_cls.pixels.listing import left_out, odd, say_left_out
 
 
 @dataclass(frozen=True)
@@ -33,19 +32,26 @@ class Input:
     error: str | None = None
 
 
-def collect(paths: Sequence[str], files_from: str | None = None) -> Iterator[Input]:
+def collect(
+    paths: Sequence[str], files_from: str | None = None, skipped: Counter[str] | None = None
+) -> Iterator[Input]:
     """The pictures that `paths`, then the list `files_from`, name: in the order given, duplicates kept.
 
     A path is, in this order of preference: "-" (image bytes on standard input), a file, a folder (all images
     in it and below, see `_folder`), or a glob that the shell left alone (`*`, `?`, `[...]`, `**` across
     folders; its matches come in natural order and are taken as if the shell had expanded it).
 
-    files_from: a UTF-8 text of one path a line, "-" for standard input. Blank lines and lines that start with
-    # are skipped (write ./# for such a file). If it holds a NUL, NULs separate the paths instead, and every
-    path counts (`find -print0`). Each path is taken as in `paths`, relative to the current folder.
+    files_from: a UTF-8 text of one path a line, "-" for standard input. Blank lines are skipped, and so are
+    lines that start with # unless there is such a file. If it holds a NUL, NULs separate the paths instead,
+    and every path counts (`find -print0`). Each path is taken as in `paths`, relative to the current folder.
+
+    What is named in `paths` is read whatever it is, as the pipe of `<(...)`; what a folder, a glob or a list
+    names must be a regular file, or opening it might never end. skipped: gains how many files of folders and
+    globs were left out, by why (`listing.left_out`).
 
     Lazy: a folder is read when its turn comes. What cannot be found or read is an Input with an error.
     """
+    skipped = Counter() if skipped is None else skipped
     stdin_gave = "the list of files" if files_from == "-" else ""
     for path in itertools.chain(paths, _listed(files_from) if files_from is not None else ()):
         if isinstance(path, Input):
@@ -54,17 +60,17 @@ def collect(paths: Sequence[str], files_from: str | None = None) -> Iterator[Inp
             yield _stdin(stdin_gave)
             stdin_gave = "an image"
         else:
-            yield from _path(path)
+            yield from _path(path, skipped)
 
 
-def _path(path: str, expand: bool = True) -> Iterator[Input]:
+def _path(path: str, skipped: Counter[str], expand: bool = True) -> Iterator[Input]:
     """What one path other than "-" names. expand: whether it may be a glob."""
     try:
         os.stat(path)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         missing = isinstance(error, FileNotFoundError | NotADirectoryError)
         if missing and expand and glob.has_magic(path):
-            yield from _pattern(path)
+            yield from _pattern(path, skipped)
         elif missing and os.path.islink(path):
             yield Input(path, None, "a link to a file that is gone: mend or remove the link")
         elif missing:
@@ -72,10 +78,10 @@ def _path(path: str, expand: bool = True) -> Iterator[Input]:
         else:
             yield Input(path, None, f"cannot be read ({_cause(error)}): check the path and its permissions")
     else:
-        yield from _folder(path) if os.path.isdir(path) else [Input(path, Path(path))]
+        yield from _folder(path, skipped) if os.path.isdir(path) else [Input(path, Path(path))]
 
 
-def _pattern(pattern: str) -> Iterator[Input]:
+def _pattern(pattern: str, skipped: Counter[str]) -> Iterator[Input]:
     """What a glob matches. Folders too, as in the shell, but not with **, which lists their files anyway."""
     found = sorted(glob.iglob(pattern, recursive=True), key=_natural)
     if "**" in pattern:
@@ -83,37 +89,56 @@ def _pattern(pattern: str) -> Iterator[Input]:
     if not found:
         yield Input(pattern, None, "no file matches this pattern: check it")
     for path in found:
-        yield from _path(path, expand=False)
+        if what := odd(path):
+            skipped[what] += 1
+        else:
+            yield from _path(path, skipped, expand=False)
 
 
-def _folder(folder: str) -> Iterator[Input]:
+def _folder(folder: str, skipped: Counter[str]) -> Iterator[Input]:
     """The images in a folder: its own in natural order (2 before 10), then those of each folder in it.
 
     By extension; names that start with a dot are skipped. Links to folders are followed, each real folder
-    once, so that a link to a folder above does not go round for ever.
+    once, but not to those above.
     """
-    seen = {os.path.realpath(folder)}
+    top = os.path.realpath(folder)
+    seen = {top}
+    own: Counter[str] = Counter()
     failed: list[OSError] = []
     empty = True
-    for root, subfolders, files in os.walk(folder, onerror=failed.append, followlinks=True):
+    ahead = [folder]
+    while ahead:
+        root = ahead.pop()
+        try:
+            with os.scandir(root) as entries:
+                found = sorted((e for e in entries if e.name[0] != "."), key=lambda e: _natural(e.name))
+        except OSError as reason:
+            failed.append(reason)
+            continue
         inside = []
-        for name in sorted(subfolders, key=_natural):
-            real = os.path.realpath(os.path.join(root, name))
-            if not name.startswith(".") and real not in seen:
-                seen.add(real)
-                inside.append(name)
-        subfolders[:] = inside
-        for name in sorted(files, key=_natural):
-            if not name.startswith(".") and os.path.splitext(name)[1].lower() in EXTENSIONS:
+        for entry in found:
+            path = os.path.join(root, entry.name)
+            if os.path.isdir(path):
+                real = os.path.realpath(path)
+                if real != top and f"{top}{os.sep}".startswith(real.rstrip(os.sep) + os.sep):
+                    own["link to a folder above"] += 1
+                elif real not in seen:
+                    seen.add(real)
+                    inside.append(path)
+            elif why := left_out(entry):
+                own[why] += 1
+            else:
                 empty = False
-                path = os.path.join(root, name)
                 yield Input(path, Path(path))
+        ahead += reversed(inside)
+    skipped.update(own)
     for error in failed:
         yield Input(
             str(error.filename), None, f"the folder cannot be read ({_cause(error)}): check permissions"
         )
     if empty and not failed:
-        yield Input(folder, None, "no images in this folder: files count by extension, as .jpg or .png")
+        but = f" ({say_left_out(own)})" if own else ""
+        yield Input(folder, None, f"no images in this folder{but}: files count by extension, as .jpg or .png")
 
 
 def _natural(path: str) -> tuple[list[list[tuple[int, str]]], str]:
@@ -158,8 +183,10 @@ def _listed(files_from: str) -> Iterator[str | Input]:
         found = [path for path in text.split("\0") if path]
     else:
         lines = text.replace("\r\n", "\n").split("\n")
-        found = [line for line in lines if line.strip() and not line.startswith("#")]
-    yield from found
+        found = [line for line in lines if line.strip() and (line[0] != "#" or os.path.lexists(line))]
+    for path in found:
+        what = odd(path)
+        yield Input(path, None, f"a {what}, not a file: name it on the command line") if what else path
     if not found:
         yield Input(files_from, None, "the list names no files: write one path a line")
 

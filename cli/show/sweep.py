@@ -8,6 +8,7 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +17,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from rich.text import Text
 
+from anytime_cls.pixels.listing import say_left_out
 from anytime_cls.race.registry import DELTA_RULES
 from anytime_cls.sweeps.sweep import Tally
 from anytime_cls.traces.read import Trace
@@ -128,16 +130,17 @@ def say(line: str, quiet: bool = False) -> None:
         Console(stderr=True).print(readable(line), style="dim", highlight=False, soft_wrap=True, markup=False)
 
 
-def report(path: Path, as_json: bool, tally: Tally | None) -> int:
+def report(path: Path, as_json: bool, tally: Tally | None, left_out: Mapping[str, int]) -> int:
     """The end of a sweep, on standard output, from what its trace says. Returns the exit code.
 
-    tally: of this attempt; None when there was nothing left to do, which is no failure.
+    tally: of this attempt; None when there was nothing left to do, which is no failure. left_out: of the data
+    set.
     """
     names = ("dataset", "model", "rule", "delta", "k_max", "pass_tokens", "budget", "seed", "shard")
     with Trace.open(path) as trace:
         found = {name: trace.attrs[name] for name in names if name in trace.attrs} | outcome(trace)
     wall = None if tally is None else time.monotonic() - tally.began
-    found |= {"wall_seconds": wall, "trace": str(path)}
+    found |= {"wall_seconds": wall, "trace": str(path), "left_out": dict(left_out)}
     if as_json:
         print_json(found)
     else:
@@ -180,6 +183,8 @@ def show_table(found: dict[str, Any], tally: Tally | None) -> None:
         row("stopped by", stops)
     if found["errors"]:
         row("errors", str(found["errors"]))
+    if found["left_out"]:
+        row("left out", say_left_out(found["left_out"]).partition(": ")[2])
     spent = duration(found["seconds"])
     rate = ""
     if tally is not None:

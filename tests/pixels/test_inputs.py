@@ -2,6 +2,7 @@
 
 import io
 import os
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -9,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anytime_cls.pixels.decode import EXTENSIONS, FORMATS, decode
+from anytime_cls.pixels.decode import EXTENSIONS, HEIF, _known, decode
 from anytime_cls.pixels.inputs import Input, _natural, collect
+from anytime_cls.pixels.listing import say_left_out
 
 
 @pytest.fixture(autouse=True)
@@ -119,9 +121,8 @@ def test_folders_are_read_lazily(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [item.name for item in inputs] == ["two/b.jpg", "two/c.jpg"]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", _known())
 def test_every_format_read_has_an_extension_that_counts(kind: str) -> None:
-    Image.init()
     assert EXTENSIONS & {ending for ending, of in Image.EXTENSION.items() if of == kind} or kind == "MPO"
 
 
@@ -274,3 +275,65 @@ def test_natural_order_is_an_order_on_any_names(found: list[str]) -> None:
 def test_natural_order_counts(numbers: list[int]) -> None:
     shuffled = [f"img{number}.jpg" for number in numbers]
     assert sorted(shuffled, key=_natural) == [f"img{number}.jpg" for number in sorted(numbers)]
+
+
+# ---- what is left out
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_pipes_in_folders_are_counted_and_not_opened() -> None:
+    put("d/a.jpg", "d/b.txt", "d/c/d.jxl")
+    os.mkfifo("d/pipe.jpg")
+    os.mkfifo("d/c/pipe.jpg")
+    Path("d/link.jpg").symlink_to("pipe.jpg")
+    Path("d/c/gone.jpg").symlink_to("nowhere")
+    for path in ("d", "d/**"):
+        skipped: Counter[str] = Counter()
+        found = [item.name for item in collect([path], None, skipped) if item.error is None]
+        assert found == (["d/a.jpg", "d/c/gone.jpg"] if path == "d" else ["d/a.jpg", "d/b.txt", "d/c/d.jxl"])
+        assert skipped["named pipe (FIFO)"] == 3
+    assert say_left_out(skipped) == "left out: 3 named pipe (FIFO)"
+    Path("list").write_text("d/a.jpg\nd/pipe.jpg\n")
+    (good, bad) = collect([], "list")
+    assert good.error is None and bad.name == "d/pipe.jpg" and "named pipe" in (bad.error or "")
+    assert names("d/pipe.jpg") == ["d/pipe.jpg"]  # by hand
+
+
+def test_a_folder_of_other_files_says_which() -> None:
+    put("d/a.jxl", "d/b.jxl", "d/c.txt", "d/.hidden.txt")
+    (item,) = collect(["d"])
+    assert item.error and "no images in this folder (left out: 2 .jxl, 1 .txt)" in item.error
+
+
+def test_a_link_to_a_folder_above_is_not_followed() -> None:
+    put("d/a.jpg", "e/b.jpg")
+    Path("d/up").symlink_to("..")
+    skipped: Counter[str] = Counter()
+    assert [item.name for item in collect(["d"], None, skipped)] == ["d/a.jpg"]
+    assert skipped == {"link to a folder above": 1}
+
+
+def test_a_listed_file_whose_name_looks_like_a_comment() -> None:
+    put("#a.jpg", "#cat/b.jpg", "c.jpg")
+    Path("list").write_text("# three\n#a.jpg\n#cat/b.jpg\n#none.jpg\nc.jpg\n")
+    assert names(files_from="list") == ["#a.jpg", "#cat/b.jpg", "c.jpg"]
+
+
+def test_what_is_said_of_many_kinds_is_short() -> None:
+    text = say_left_out({f".{i:03d}": i for i in range(1, 40)})
+    assert text.startswith("left out: 39 .039, 38 .038") and text.endswith("31 further kinds")
+    assert say_left_out({}) == ""
+    assert ("anytime-cls[heif]" in say_left_out({".heic": 2})) == (not HEIF)
+
+
+@pytest.mark.skipif(not HEIF, reason="the extra heif is not installed")
+def test_heic_photographs_are_read() -> None:
+    import pillow_heif
+
+    pillow_heif.register_heif_opener()
+    pixels = Image.new("RGB", (64, 48), (200, 30, 40))
+    pixels.save("a.heic")
+    put("b.txt")
+    assert names(".") == ["./a.heic"]
+    picture = decode("a.heic")
+    assert picture.size == (64, 48) and abs(picture.getpixel((9, 9))[0] - 200) < 8  # type: ignore[index]
