@@ -112,6 +112,8 @@ def check_scorer(scorer: Scorer, image_size: int, n_classes: int, sampler: str =
     if shape.joint:
         (some,) = scorer.score([pieces[0]._replace(classes=everyone[::2])], at)
         assert np.array_equal(some, together[0][::2]), "a joint scorer's classes depend on which are asked"
+    for name, screen in scorer.screens.items():
+        _check_screen(name, screen, pieces, n_classes)
 
 
 def _check_shape(shape: Shape, n_classes: int) -> None:
@@ -137,3 +139,28 @@ def _check_neighbours(scorer: Scorer, pieces: list[Piece], at: Sequence[int], to
     company = [pieces[0], pieces[2], pieces[1]]
     moved = scorer.score(company, at)
     assert np.array_equal(moved[0], together[0]), "a row's last bits depend on its neighbours"
+
+
+def _check_screen(name: str, screen: Screen, pieces: list[Piece], n_classes: int) -> None:
+    """An estimate is of its own image alone; a control of a piece's own classes."""
+    everyone, keys = np.arange(n_classes), [bytes([i]) for i in range(len(pieces))]
+    encoded = [piece.encoded for piece in pieces]
+    found = screen.estimate(encoded, 0, keys, everyone)
+    assert found.shape == (len(pieces), n_classes), f"screen {name!r} must give [images, classes]"
+    assert found.dtype == np.float64 and np.isfinite(found).all(), f"screen {name!r} must give finite float64"
+    assert (found == found.astype(np.float32)).all(), f"screen {name!r} must give values of float32"
+    for i, (one, key) in enumerate(zip(encoded, keys, strict=True)):
+        alone = screen.estimate([one], 0, [key], everyone)
+        assert np.array_equal(alone[0], found[i]), (
+            f"screen {name!r} depends on the other images, or on chance"
+        )
+    cost = screen.flops(n_classes)
+    assert 0 <= screen.flops(1) <= cost, f"the flops of screen {name!r} must not fall with classes"
+    few = [piece._replace(classes=everyone[::2]) for piece in pieces]
+    controls, some = screen.control(pieces, 1), screen.control(few, 1)
+    assert (controls is None) == (some is None), f"screen {name!r} must have a control always or never"
+    for whole, part in zip(controls or [], some or [], strict=True):
+        assert whole.shape == (n_classes,), f"the control of screen {name!r} must be [classes] a piece"
+        assert np.array_equal(whole[::2], part), (
+            f"the control of screen {name!r} depends on the classes asked"
+        )

@@ -147,7 +147,7 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
             f"{card.path}: the tokenizer gives {tokenizer.n_tokens} tokens of {tokenizer.vocab_size}, "
             f"the transformer reads {model.config.n_tokens} of {model.config.vocab_size}"
         )
-    return model.to(device, dtype).eval(), tokenizer.to(device).eval()
+    return model.to(device, dtype).eval().requires_grad_(False), tokenizer.to(device).eval()
 
 
 class _AnyOrder:

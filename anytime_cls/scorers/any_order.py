@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ import torch
 from anytime_cls.draws.keyed import normal
 from anytime_cls.pixels.crops import scaled
 from anytime_cls.scorers.base import Piece, Screen
+from anytime_cls.scorers.screens import screens_of
 from anytime_cls.scorers.shapes import RandARConfig
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.base import Tokenizer
@@ -40,9 +42,9 @@ class AnyOrder:
     def dtype(self) -> str:
         return str(self._weight.dtype).removeprefix("torch.")
 
-    @property
+    @cached_property
     def screens(self) -> Mapping[str, Screen]:
-        return {}
+        return screens_of(self.model)
 
     def width(self, steps: int) -> int:
         """Positions of a row. Those of σ-GPT are half as many, but its tiles, and with them its last bits,

@@ -43,13 +43,26 @@ class Shape(Protocol):
 
 
 class Screen(Protocol):
-    """An estimate for every class before the first draw; its trace column replays without the model."""
+    """An estimate for every class before the first draw; its trace column replays without the model.
 
-    @property
-    def flops(self) -> float: ...  # of one image, backward passes counted
-    def estimate(self, encoded: Sequence[Encoded], seed: int, contents: Sequence[bytes]) -> Array:
-        """float64 [I, C], in the scorer's unit, up to a constant an image. What it draws, it draws by keys of
-        its own: the race's draws stay independent of who was let in."""
+    Of an image it is a function of (weights, image, seed, which classes), whatever else is in the call. What
+    it draws, it draws by keys of its own: the race's draws stay independent of who was let in. All numbers
+    are float32's values.
+    """
+
+    def flops(self, classes: int) -> float:
+        """Of one image and so many classes, backward passes counted."""
+
+    def estimate(
+        self, encoded: Sequence[Encoded], seed: int, contents: Sequence[bytes], classes: Array
+    ) -> Array:
+        """float64 [I, n] for n of the model's class ids, int64: of a whole draw's score, in the scorer's unit
+        and up to a constant an image."""
+
+    def control(self, pieces: Sequence[Piece], steps: int) -> list[Array] | None:
+        """What a piece's first `steps` steps hold of the estimate above their share (steps / all) of it, [n]
+        each: a control variate, since draws that cover all steps evenly have it at 0 on average. None where
+        a screen has none."""
 
 
 class Scorer(Protocol):

@@ -27,6 +27,7 @@ from anytime_cls.scorers.transformer import (
     RMSNorm,
     Rotary,
     check_state,
+    class_vectors,
     init_weights,
     rotary_table,
     run_layers,
@@ -69,7 +70,7 @@ class RandAR(nn.Module):
         Parameters
         ----------
         tokens : int64 [B, N], token ids in raster order
-        classes : int64 [B], 0 .. C (C is the null class)
+        classes : int64 [B], 0 .. C (C is the null class); or float [B, dim], embeddings in their place
         orders : int64 [B, N], each row a permutation of 0 .. N−1
         prefix : score only the first `prefix` tokens of each order
 
@@ -85,7 +86,9 @@ class RandAR(nn.Module):
         images = self.tok_embeddings(tokens.gather(1, orders))  # [B, m, dim]
         positions = self.position_tokens()[orders].type_as(images)
         pairs = torch.stack((positions, images), dim=2).flatten(1, 2)  # p_1, x_1, p_2, x_2, ...
-        x = torch.cat((self.cls_embedding(classes)[:, None], pairs[:, :-1]), dim=1)  # [B, 2m, dim]
+        x = torch.cat(
+            (class_vectors(self.cls_embedding, classes)[:, None], pairs[:, :-1]), dim=1
+        )  # [B, 2m, dim]
 
         # a position token and the image token it announces share an angle; the class token has none
         angle = orders.repeat_interleave(2, dim=1)[:, :-1]

@@ -24,6 +24,7 @@ from anytime_cls.scorers.transformer import (
     RMSNorm,
     Rotary,
     check_state,
+    class_vectors,
     init_weights,
     rotary_table,
     run_layers,
@@ -61,7 +62,11 @@ class SigmaGPT(nn.Module):
         begin = orders.new_full((len(orders), 1), self.config.n_tokens)
         following = orders[:, :m]
         read = torch.cat((begin, following[:, :-1]), dim=1)
-        x = self.next_positions(following) + self.read_positions(read) + self.cls_embedding(classes)[:, None]
+        x = (
+            self.next_positions(following)
+            + self.read_positions(read)
+            + class_vectors(self.cls_embedding, classes)[:, None]
+        )
         seen = self.tok_embeddings(tokens.gather(1, following[:, :-1]))
         x = torch.cat((x[:, :1], x[:, 1:] + seen), dim=1)
         angle = torch.stack((following, read), dim=2)  # [B, m, 2]

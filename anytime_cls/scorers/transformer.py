@@ -182,6 +182,11 @@ def run_layers(
     return x
 
 
+def class_vectors(table: nn.Embedding, classes: Tensor) -> Tensor:
+    """Embeddings [B, dim] of class ids int64 [B]; what is no id is one already, and may want a gradient."""
+    return classes if classes.is_floating_point() else table(classes)
+
+
 def init_weights(model: nn.Module, output: nn.Linear) -> None:
     """Every matrix normal with sd 0.02, the output head zero, as the reference begins training."""
     for module in model.modules():
