@@ -89,3 +89,12 @@ def test_without_the_extra_it_says_what_to_install(monkeypatch, capsys):
 def test_an_address_that_others_reach_is_said(tiny_model_dir: Path):
     with served(tiny_model_dir, "--host", "0.0.0.0") as server:
         assert server.url.startswith("http://0.0.0.0:")
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "localhost"])
+def test_answers_do_not_wait_for_an_acknowledgement(host):
+    """asyncio sets TCP_NODELAY on connections whose socket names the protocol, and on no others."""
+    from anytime_cls_cli.serve import _listen
+
+    with _listen(host, 0) as listening:
+        assert listening.proto == socket.IPPROTO_TCP
