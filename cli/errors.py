@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import sys
 
 FAILED, USAGE, INTERRUPTED, PIPE = 1, 2, 130, 141
@@ -15,8 +16,16 @@ class Refused(Exception):
 def complain(line: str, code: int) -> int:
     """One line on standard error; returns the exit code."""
     with contextlib.suppress(OSError):
-        print(f"anytime-cls: {readable(' '.join(line.split()))}", file=sys.stderr, flush=True)
+        print(
+            f"anytime-cls: {readable(without_secrets(' '.join(line.split())))}", file=sys.stderr, flush=True
+        )
     return code
+
+
+def without_secrets(text: str) -> str:
+    """The text without what may be a secret in its URLs: the query, and a user's name and password."""
+    text = re.sub(r"(://[^\s?'\"]*)\?[^\s'\"]+", r"\1?...", text)
+    return re.sub(r"://[^\s/?@'\"]+@", "://...@", text)
 
 
 def readable(text: str) -> str:

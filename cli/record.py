@@ -13,7 +13,7 @@ from anytime_cls.race.decision import Decision, Failure
 from anytime_cls.traces.rows import image_row, positions
 from anytime_cls.traces.write import TraceWriter
 
-from .errors import readable
+from .errors import readable, without_secrets
 
 
 class Recorder:
@@ -43,5 +43,5 @@ def provenance(classifier: AnytimeClassifier, plan: RacePlan, command: Sequence[
 
 
 def typed(command: Sequence[str]) -> str:
-    """The command line as it was typed, in printable characters."""
-    return readable(shlex.join(["anytime-cls", *command]))
+    """The command line as it was typed, in printable characters and without secrets: traces are passed on."""
+    return readable(shlex.join(["anytime-cls", *map(without_secrets, command)]))

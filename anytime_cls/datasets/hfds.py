@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from anytime_cls.datasets.layouts import DatasetError, Entry, Listing
+from anytime_cls.datasets.which import picture
 from anytime_cls.models.labels import infer_synsets
 from anytime_cls.pixels.decode import Source
 
@@ -67,7 +68,11 @@ def _open_hf(spec: _HFSpec) -> tuple[Any, str]:
     import datasets
 
     dataset = _guarded(spec.path, lambda: _load_split(spec))
-    column = next((name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)), None)
+    columns = [name for name, kind in dataset.features.items() if isinstance(kind, datasets.Image)]
+    try:
+        column = picture(columns)
+    except ValueError as error:
+        raise DatasetError(f"hfds: {spec.path}: of its columns {error}") from None
     if column is None:
         raise DatasetError(
             f"hfds: {spec.path} has no column of images; its columns are {', '.join(dataset.features)}"

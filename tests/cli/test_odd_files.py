@@ -64,3 +64,15 @@ def test_a_pipe_named_by_hand_is_read(tiny_model_dir, tmp_path):
     assert done.returncode == 0, done.stderr
     first, second = map(json.loads, done.stdout.splitlines())
     assert first["ranking"] == second["ranking"] and second["path"].startswith("/dev/fd/")
+
+
+def test_no_error_line_prints_what_a_url_may_keep_secret(capsys):
+    from anytime_cls_cli.errors import complain, without_secrets
+    from anytime_cls_cli.record import typed
+
+    url = "wds:https://me:pass@host.org/a-{0..9}.tar?X-Sig=abc&b='c'::gs://b/c.tar?k=v"
+    assert without_secrets(f"{url} and").startswith("wds:https://...@host.org/a-{0..9}.tar?...")
+    assert complain(f"cannot open {url}; go on with: x --resume", 1) == 1
+    err = capsys.readouterr().err
+    assert "abc" not in err and "pass" not in err and "k=v" not in err and err.endswith("x --resume\n")
+    assert "abc" not in typed(["sweep", url]) and typed(["sweep", "a?.jpg"]) == "anytime-cls sweep 'a?.jpg'"

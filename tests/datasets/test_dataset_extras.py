@@ -2,7 +2,9 @@
 
 import io
 import json
+import os
 import pickle
+import re
 import sys
 import tarfile
 
@@ -13,6 +15,7 @@ from dataset_files import BIG, IMAGENET, ZOO, card, opened, refused
 from PIL import Image
 
 from anytime_cls.datasets.names import open_dataset
+from anytime_cls.datasets.which import picture
 from anytime_cls.pixels.decode import decode
 
 
@@ -124,7 +127,92 @@ def test_shards_elsewhere_are_copied_once_and_whole(tmp_path, wds, monkeypatch):
     assert len(list((tmp_path / "cache" / "anytime-cls" / "wds").iterdir())) == 1  # no piece left behind
 
 
+def test_a_shard_cut_at_a_members_end_is_refused(tmp_path, wds):
+    path = write_tar(
+        tmp_path / "a.tar", {f"{i:02d}.{e}": b"x" * 700 for i in range(20) for e in ("cls", "jpg")}
+    )
+    whole = path.read_bytes()
+    with tarfile.open(path) as tar:
+        ends = [member.offset for member in tar.getmembers()]
+    for end in (ends[24], ends[-1], ends[24] + 200):
+        path.write_bytes(whole[:end])
+        assert "cut short" in refused(f"wds:{path}", ZOO)
+    path.write_bytes(whole[: ends[24]] + b"\xff" * 512 + whole[ends[24] + 512 :])
+    assert "damaged" in refused(f"wds:{path}", ZOO)
+    path.write_bytes(whole + whole)  # joined as a tar cannot be
+    assert "behind its end" in refused(f"wds:{path}", ZOO)
+    path.write_bytes(whole[: -(len(whole) - ends[-1]) + 512 + 1024 + 512])  # one block of zeros is an end
+    assert "'x" in refused(f"wds:{path}", ZOO)  # their class, so it was read
+
+
+@pytest.mark.parametrize(("files", "taken"), [
+    (["1.depth.png", "1.jpg"], "1.jpg"), (["1.mask.png", "1.image.png"], "1.image.png"),
+    (["1.aaa.png", "1.PNG"], "1.PNG"), (["1.seg.png", "1.webp", "1.txt"], "1.webp"),
+    (["1.depth.png", "1.left.jpg"], "1.left.jpg"), (["1.left.jpg"], "1.left.jpg"), (["1.mask.png"], None),
+    (["1.jpg", "1.png"], "jpg, png"), (["1.left.jpg", "1.right.jpg"], "left.jpg, right.jpg"),
+    ([f"img.{i:03d}.0.jpg" for i in range(20)], "000.0.jpg, .*20 in all.*first dot"),
+])  # fmt: skip
+def test_which_member_is_the_picture(tmp_path, wds, files, taken):
+    write_tar(tmp_path / "a.tar", {"0.jpg": b"", **dict.fromkeys(files, b"")})
+    url = f"wds:{tmp_path}/a.tar"
+    if taken is not None and "," in taken:
+        assert re.search(taken, refused(url, ZOO))
+        return
+    data = open_dataset(url, ZOO)
+    assert [s.path for s in data.samples] == ["a.tar/0.jpg", *([f"a.tar/{taken}"] if taken else [])]
+    assert data.left_out == ({} if taken else {"sample without a picture": 1})
+
+
+def test_a_label_goes_with_the_picture_it_is_named_as(tmp_path, wds):
+    write_tar(tmp_path / "a.tar", {"a.0.jpg": b"", "a.0.cls": b"cat", "b.jpg": b"", "b.0.cls": b"dog"})
+    assert opened(f"wds:{tmp_path}/a.tar", ZOO) == {"a.tar/a": "cat", "a.tar/b": None}
+
+
+def test_errors_of_shards_say_no_secret(tmp_path, wds, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setenv("PATH", "/nowhere")  # no curl: nothing leaves this machine
+    url = "https://me:secret1@example.com/a-{0..1}.tar?sig=secret2&key=secret3"
+    line = refused(f"wds:{url}", ZOO)
+    assert "a-0.tar" in line and "secret" not in line and "cannot be fetched" in line
+    monkeypatch.undo()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_tar(tmp_path / "empty.tar", {"1.txt": b""})
+    assert "secret" not in refused(f"wds:pipe:cat {path} # secret", ZOO)
+    assert "secret" not in refused("wds:pipe:false secret", ZOO)
+    assert "secret" not in refused("wds:{a.tar?secret", ZOO)
+
+
+def test_a_copy_that_came_broken_is_fetched_again(tmp_path, wds, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    path = write_tar(tmp_path / "a.tar", {"1.jpg": b"", "1.cls": b"cat"})
+    whole = path.read_bytes()
+    path.write_bytes(whole[:1536])
+    assert "cut short" in refused(f"wds:pipe:cat {path}", ZOO)
+    path.write_bytes(whole)
+    assert list(opened(f"wds:pipe:cat {path}", ZOO).values()) == ["cat"]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="needs FIFOs")
+def test_a_shard_that_is_a_pipe_is_refused(tmp_path, wds):
+    os.mkfifo(tmp_path / "a.tar")
+    assert "named pipe" in refused(f"wds:{tmp_path}/a.tar", ZOO)
+
+
 # Hugging Face datasets
+
+
+@pytest.mark.parametrize(("names", "taken"), [
+    (["mask", "image"], "image"), (["depth_image", "jpg"], "jpg"), (["x"], "x"), (["mask"], None), ([], None),
+    (["seg", "x"], "x"), (["IMAGE", "x"], "IMAGE"), (["image_left", "image"], "image"),
+])  # fmt: skip
+def test_which_column_is_the_picture(names, taken):
+    assert picture(names) == picture(names[::-1]) == taken
+
+
+@pytest.mark.parametrize("names", [["image", "img"], ["left", "right"], ["image_left", "image_right"]])
+def test_columns_between_which_nothing_decides_are_named(names):
+    with pytest.raises(ValueError, match=", ".join(names)):
+        picture(names)
 
 
 @pytest.fixture
@@ -166,6 +254,19 @@ def test_a_dataset_saved_to_disk(tmp_path, hf):
     assert len(opened(f"{name}:train", ZOO)) == 1
     assert "train, test" in refused(f"{name}:val", ZOO)
     assert len(open_dataset(name, ZOO, limit=2).samples) == 2
+
+
+def test_a_mask_before_the_picture_is_not_raced(tmp_path, hf):
+    images, masks = pictures(2), pictures(2)[::-1]
+    kinds = {"mask": hf.Image(), "image": hf.Image(), "label": hf.ClassLabel(names=["cat", "dog"])}
+    columns = {"mask": masks, "image": images, "label": [0, 1]}
+    hf.Dataset.from_dict(columns, features=hf.Features(kinds)).save_to_disk(tmp_path / "pets")
+    samples = open_dataset(f"hfds:{tmp_path / 'pets'}", ZOO).samples
+    assert all(np.array_equal(decode(s.load()), i) for s, i in zip(samples, images, strict=True))
+    kinds = {"left": hf.Image(), "right": hf.Image()}
+    two = hf.Dataset.from_dict({"left": masks, "right": images}, features=hf.Features(kinds))
+    two.save_to_disk(tmp_path / "two")
+    assert "left, right" in refused(f"hfds:{tmp_path / 'two'}", ZOO)
 
 
 def test_an_image_folder_by_the_librarys_own_loader(tmp_path, hf):
