@@ -21,9 +21,15 @@ def train(
     name: Annotated[str, typer.Option(help="The model's name; the output folder's by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")] = False,
     image_size: Annotated[int, typer.Option(help="Pixels a side; a token covers 4 × 4 of them.")] = 32,
-    tokenizer_labels: Annotated[
-        bool, typer.Option(help="Train the tokenizer with a class head too (its tokens then know labels).")
-    ] = True,
+    tokens: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How the tokenizer is made: labels (reconstruction and a class head), reconstruction "
+            "(alone) or manifold (co-occurring patches, in closed form). The last two see no label.",
+        ),
+    ] = "labels",
+    codes: Annotated[int, typer.Option(min=2, max=1 << 15, help="Vocabulary of --tokens manifold.")] = 1024,
     levels: Annotated[
         str,
         typer.Option(
@@ -42,6 +48,13 @@ def train(
             "share of the steps; short ones are cheap.",
         ),
     ] = "0.25:0.4,0.5:0.4,1:0.2",
+    views: Annotated[
+        int, typer.Option(min=1, help="Shifted and mirrored views of every image, seen in turn.")
+    ] = 4,
+    contrast_epochs: Annotated[
+        float,
+        typer.Option(min=0, help="Passes over the data in which classes are told apart, after the others."),
+    ] = 0,
     layout: Annotated[
         str, typer.Option(help="sigma (one position a token) or randar (two, as in the paper).")
     ] = "sigma",
@@ -76,7 +89,7 @@ def train(
 
     from anytime_cls.engine.device import choose_device
     from anytime_cls.scorers.shapes import LAYOUTS
-    from anytime_cls.training.recipe import Recipe, class_names
+    from anytime_cls.training.recipe import TOKENS, Recipe, class_names
     from anytime_cls.training.train import finish
     from anytime_cls.training.train import train as fit
 
@@ -87,6 +100,8 @@ def train(
         raise Refused(f"--image-size must be a multiple of 4 from 8, got {image_size}")
     if layout not in LAYOUTS:
         raise Refused(f"unknown --layout {layout!r}: choose from {', '.join(LAYOUTS)}")
+    if tokens not in TOKENS:
+        raise Refused(f"unknown --tokens {tokens!r}: choose from {', '.join(TOKENS)}")
     try:
         code_levels = tuple(int(level) for level in levels.split(","))
         pairs = [stage.split(":") for stage in stages.split(",")]
@@ -101,7 +116,10 @@ def train(
         image_size=image_size,
         levels=code_levels,
         prefixes=prefixes,
-        tokenizer_labels=tokenizer_labels,
+        tokens=tokens,
+        codes=codes,
+        views=views,
+        contrast_epochs=contrast_epochs,
         tokenizer_epochs=tokenizer_epochs,
         layout=layout,
         dim=dim,
@@ -132,8 +150,9 @@ def train(
                 spoken = time.monotonic()
                 console.print(f"{stage} {done}/{total} {note}", highlight=False)
 
-        def report(stage: str, step: int, steps: int, loss: float, rate: float) -> None:
-            show(stage, step, steps, f"loss {loss:.4f}, {rate:.0f} images/s")
+        def report(stage: str, step: int, steps: int, loss: float | None, rate: float) -> None:
+            said = "" if loss is None else f"loss {loss:.4f}, "
+            show(stage, step, steps, f"{said}{rate:.0f} images/s")
 
         try:
             fitted = fit(
@@ -144,6 +163,7 @@ def train(
                 resume=resume,
                 limit=limit or None,
                 report=report,
+                say=lambda line: console.print(line, highlight=False),
             )
             card = finish(
                 *fitted, recipe, out,
@@ -170,4 +190,7 @@ def train(
         console.print(
             f"  K = {k:>2}: {value['value']:.3f} [{value['low']:.3f}, {value['high']:.3f}]", highlight=False
         )
+    alone = card.fields["naive_bayes"]
+    gain = 100 * (value["value"] - alone["value"])
+    console.print(f"  {gain:+.1f} points over its tokens alone, {alone['value']:.3f}", highlight=False)
     return 0

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from anytime_cls.scorers.sigma import Transformer
     from anytime_cls.tokenizers.base import Tokenizer
     from anytime_cls.tokenizers.fsq import FSQTokenizer
+    from anytime_cls.tokenizers.manifold import ManifoldTokenizer
 
 
 def load_vq(path: str | Path, image_size: int = 256) -> LlamaGenTokenizer | MaskGITTokenizer:
@@ -167,10 +168,13 @@ class _AnyOrder:
 any_order = _AnyOrder()
 
 
-def load_tokenizer(card: ModelCard) -> FSQTokenizer | LlamaGenTokenizer | MaskGITTokenizer:
+def load_tokenizer(
+    card: ModelCard,
+) -> FSQTokenizer | ManifoldTokenizer | LlamaGenTokenizer | MaskGITTokenizer:
     """A model's tokenizer on the CPU, in float32. Raises ModelError, or ValueError if it does not fit."""
     from anytime_cls.models.load import load_vq
     from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
+    from anytime_cls.tokenizers.manifold import ManifoldConfig, ManifoldTokenizer
     from anytime_cls.tokenizers.vq import LlamaGenTokenizer
 
     fields = card.fields["tokenizer"]
@@ -182,6 +186,10 @@ def load_tokenizer(card: ModelCard) -> FSQTokenizer | LlamaGenTokenizer | MaskGI
                 {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
             )
             return tokenizer.folded()
+        case "manifold":
+            manifold = ManifoldTokenizer(ManifoldConfig.from_dict(fields))
+            manifold.load_state_dict(_read_weights(card, WEIGHTS[1]))
+            return manifold.eval()
         case "llamagen" | "maskgit" as kind:
             path = card.weights(WEIGHTS[1]) if card.files else _verified(card, WEIGHTS[1])
             try:

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 
 from anytime_cls.files import replacing
 from anytime_cls.training.recipe import Recipe, Report
@@ -46,15 +47,22 @@ def _loop(
     checkpoint: Path,
     device: torch.device,
     report: Report,
+    averaging: float = 0.0,
     every: float = 60.0,
 ) -> None:
-    """Run `steps` optimiser steps from the checkpoint if there is one, saving every `every` seconds."""
+    """Run `steps` optimiser steps from the checkpoint if there is one, saving every `every` seconds.
+
+    averaging: of the moving average of the weights, what a step leaves of it; the net ends as that average.
+    """
     first = 0
+    mean = AveragedModel(net, multi_avg_fn=_moving_average(averaging)) if averaging else None
     if checkpoint.exists():
         saved = torch.load(checkpoint, map_location=device, weights_only=True)
         net.load_state_dict(saved["net"])
         if saved["step"] < steps:
             optimiser.load_state_dict(saved["optimiser"])
+        if mean is not None:
+            mean.load_state_dict(saved["mean"])
         first = saved["step"]
     amp = mixed_precision(device)
     smooth, saved_at, started = None, time.monotonic(), time.monotonic()
@@ -67,6 +75,8 @@ def _loop(
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0 if stage == "tokenizer" else 1.0)
         optimiser.step()
+        if mean is not None:
+            mean.update_parameters(net)
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(f"{stage}: the loss became {value} at step {step}; try a lower learning rate")
@@ -74,11 +84,29 @@ def _loop(
         rate = (step - first + 1) * recipe.batch_size / (time.monotonic() - started)
         report(stage, step + 1, steps, smooth, rate)
         if time.monotonic() - saved_at > every or step + 1 == steps:
-            save_checkpoint(checkpoint, net, optimiser, step + 1)
+            save_checkpoint(checkpoint, net, optimiser, step + 1, mean)
             saved_at = time.monotonic()
+    if mean is not None:
+        net.load_state_dict(mean.module.state_dict())
 
 
-def save_checkpoint(path: Path, net: nn.Module, optimiser: torch.optim.Optimizer, step: int) -> None:
+def _moving_average(kept: float) -> Callable[..., None]:
+    """Exponential, its first steps a plain mean: initial weights count for little in short runs."""
+
+    def update(mean: list[Tensor], now: list[Tensor], step: Tensor) -> None:
+        torch._foreach_lerp_(mean, now, 1 - min(kept, (1 + int(step)) / (10 + int(step))))
+
+    return update
+
+
+def save_checkpoint(
+    path: Path,
+    net: nn.Module,
+    optimiser: torch.optim.Optimizer,
+    step: int,
+    mean: nn.Module | None = None,
+) -> None:
     """Write atomically: a run killed here keeps its last checkpoint."""
     with replacing(path) as temporary, temporary.open("wb") as file:
-        torch.save({"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}, file)
+        state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+        torch.save(state if mean is None else {**state, "mean": mean.state_dict()}, file)

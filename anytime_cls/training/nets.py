@@ -66,6 +66,7 @@ def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 
-def to_range(images: Tensor) -> Tensor:
-    """uint8 [B, 3, S, S] → float in [-1, 1], channels last."""
-    return (images.float() / 127.5 - 1).contiguous(memory_format=torch.channels_last)
+def to_range(images: Tensor, pixel_range: tuple[float, float] = (-1.0, 1.0)) -> Tensor:
+    """uint8 [B, 3, S, S] → float in `pixel_range`, channels last."""
+    low, high = pixel_range
+    return (images.float() / (255 / (high - low)) + low).contiguous(memory_format=torch.channels_last)

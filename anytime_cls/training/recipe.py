@@ -20,7 +20,12 @@ from anytime_cls.models.load import build_transformer
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import ImageError, decode
 from anytime_cls.scorers.sigma import Transformer
-from anytime_cls.tokenizers.fsq import FSQConfig
+from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
+from anytime_cls.tokenizers.manifold import ManifoldConfig, ManifoldTokenizer
+
+# by reconstruction and a class head, by reconstruction alone, in closed form: the last two see no labels
+TOKENS = ("labels", "reconstruction", "manifold")
+TrainedTokenizer = FSQTokenizer | ManifoldTokenizer
 
 
 @dataclass(frozen=True)
@@ -31,7 +36,10 @@ class Recipe:
     widths: tuple[int, ...] = (32, 64, 128)
     blocks: tuple[int, ...] = (1, 1, 2)
     levels: tuple[int, ...] = (8, 8, 8)
-    tokenizer_labels: bool = True  # the class head: tokens then carry label information
+    tokens: str = "labels"  # one of TOKENS
+    words: int = 2048  # of the manifold's dictionary
+    word_width: int = 128  # of a word's embedding
+    codes: int = 1024  # vocabulary of the manifold
     tokenizer_epochs: float = 12
     tokenizer_lr: float = 0.1
     layout: str = "sigma"  # shapes.LAYOUTS: what the transformer reads at each position
@@ -42,18 +50,27 @@ class Recipe:
     views: int = 4  # augmented, tokenised views of every image, seen in turn
     # (share of the steps, share of each order they train on): a prefix costs its share, and says most
     prefixes: tuple[tuple[float, float], ...] = ((0.4, 0.25), (0.4, 0.5), (0.2, 1.0))
+    averaging: float = 0.998  # of the weights' moving average, what a step leaves of it
+    contrast_epochs: float = 0  # in which classes are told apart, after the others
+    contrast_part: float = 0.5  # of every order, that they are told apart by
+    rivals: int = 1  # classes that an image's own is told from
     lr: float = 2e-3
+    contrast_lr: float = 5e-4
     weight_decay: float = 0.05
     class_dropout: float = 0.1
     batch_size: int = 256
     holdout: float = 0.04  # share of the training images kept for calibration
     seed: int = 0
 
-    def tokenizer_config(self) -> FSQConfig:
+    def fsq_config(self) -> FSQConfig:
         return FSQConfig(self.image_size, self.widths, self.blocks, self.levels)
 
+    def manifold_config(self) -> ManifoldConfig:
+        return ManifoldConfig(self.image_size, self.words, self.word_width, self.codes)
+
     def new_model(self, n_classes: int) -> Transformer:
-        tokenizer = self.tokenizer_config()
+        manifold = self.tokens == "manifold"
+        tokenizer = self.manifold_config() if manifold else self.fsq_config()
         return build_transformer(
             self.layout,
             {
@@ -69,9 +86,9 @@ class Recipe:
 
 
 class Report(Protocol):
-    """Receives a stage's progress: (stage, step, steps, loss, images per second)."""
+    """Receives a stage's progress: (stage, step, steps, loss, images per second); None: has no loss."""
 
-    def __call__(self, stage: str, step: int, steps: int, loss: float, rate: float) -> None: ...
+    def __call__(self, stage: str, step: int, steps: int, loss: float | None, rate: float) -> None: ...
 
 
 @dataclass(frozen=True)

@@ -8,23 +8,42 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anytime_cls.files import replacing
 from anytime_cls.tokenizers.fsq import FSQTokenizer
+from anytime_cls.tokenizers.manifold import ManifoldTokenizer
 from anytime_cls.training.loop import _loop, batch_at
+from anytime_cls.training.manifold import fit_manifold
 from anytime_cls.training.nets import (
     ClassHead,
     PixelDecoder,
     augment,
     to_range,
 )
-from anytime_cls.training.recipe import ImageSet, Recipe, Report
+from anytime_cls.training.recipe import ImageSet, Recipe, Report, TrainedTokenizer
 
 
 def fit_tokenizer(
     data: ImageSet, recipe: Recipe, checkpoint: Path, device: torch.device, report: Report
+) -> TrainedTokenizer:
+    """Stage 1. Returns the tokenizer in eval mode; a manifold's has seen no labels, and stays on the CPU."""
+    if recipe.tokens != "manifold":
+        return fit_fsq(data, recipe, checkpoint, device, report)
+    tokenizer = ManifoldTokenizer(recipe.manifold_config())
+    if checkpoint.exists():
+        tokenizer.load_state_dict(torch.load(checkpoint, weights_only=True))
+        return tokenizer.eval()
+    fit_manifold(tokenizer, data.images, recipe.seed, report)
+    with replacing(checkpoint) as temporary, temporary.open("wb") as file:
+        torch.save(tokenizer.state_dict(), file)
+    return tokenizer.eval()
+
+
+def fit_fsq(
+    data: ImageSet, recipe: Recipe, checkpoint: Path, device: torch.device, report: Report
 ) -> FSQTokenizer:
-    """Stage 1: SGD with Nesterov momentum, warm-up and linear decay. Returns the tokenizer in eval mode."""
+    """SGD with Nesterov momentum, warm-up and linear decay."""
     torch.manual_seed(recipe.seed)
-    config = recipe.tokenizer_config()
+    config = recipe.fsq_config()
     tokenizer = FSQTokenizer(config)
     nets = nn.ModuleDict(
         {
@@ -46,7 +65,7 @@ def fit_tokenizer(
         pixels = to_range(augment(data.images[index], generator)).to(device)
         codes = tokenizer.quantise(pixels)
         loss = 2 * F.mse_loss(decoder(codes).float(), pixels)
-        if recipe.tokenizer_labels:
+        if recipe.tokens == "labels":
             logits = head(codes).float()
             loss = loss + F.cross_entropy(logits, data.labels[index].to(device), label_smoothing=0.1)
         return loss

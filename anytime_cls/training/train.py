@@ -1,11 +1,13 @@
 """Train an embedded model on an image folder: a tokenizer, a transformer on its tokens, their calibration.
 
-Three stages, each resumable from `checkpoint-*.pt` in the output directory:
+Stages, each resumable from `checkpoint-*.pt` in the output directory:
 
-1. tokenizer: reconstruction, and (unless `tokenizer_labels` is off) a class head on the quantised map;
+1. tokenizer: by reconstruction and a class head on the quantised map (`labels`), by reconstruction alone,
+   or in closed form from the co-occurrence of patches (`manifold`); the last two see no labels;
 2. transformer: class-conditional next-token likelihood under uniformly random orders, on tokens of
    freshly augmented images; most steps see only a prefix of each order, which costs its share;
-3. calibration on a trace of images held out of both: temperature and variance priors.
+3. classes told apart (`contrast_epochs`), in less than any epoch of the above: optional;
+4. calibration on a trace of images held out of both: temperature and variance priors.
 
 Every step's data depend on (seed, step) alone, so a resumed run sees what an uninterrupted one would.
 """
@@ -33,12 +35,16 @@ from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import Runtime
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.sweeps.sweep import run_sweep, sweep_plan, sweep_provenance
-from anytime_cls.tokenizers.fsq import FSQTokenizer
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.write import TraceWriter
-from anytime_cls.training.recipe import Recipe, Report, load_images, split_holdout
+from anytime_cls.training.contrast import fit_contrast
+from anytime_cls.training.recipe import Recipe, Report, TrainedTokenizer, load_images, split_holdout
+from anytime_cls.training.table import table_accuracy
 from anytime_cls.training.tokenizer import fit_tokenizer
 from anytime_cls.training.transformer import fit_transformer
+from anytime_cls.training.views import tokens_of, views_of
+
+NAIVE_BAYES = "naive-bayes.json"  # how often tokens are right with no transformer, in a run's folder
 
 
 def train(
@@ -50,9 +56,11 @@ def train(
     resume: bool = False,
     limit: int | None = None,
     report: Report,
-) -> tuple[FSQTokenizer, Transformer, Dataset, Dataset | None]:
-    """Stages 1 and 2. Returns tokenizer, model, the held-out images and the test images (if any).
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[TrainedTokenizer, Transformer, Dataset, Dataset | None]:
+    """Stages 1 to 3. Returns tokenizer, model, the held-out images and the test images (if any).
 
+    say: is told what the tokens are worth without a transformer, once there are tokens.
     `holdout.txt` in `out` lists the held-out images for `sweep --ids`, to record a trace for `calibrate`.
 
     Raises
@@ -66,14 +74,25 @@ def train(
     test = None
     if testing is not None:  # read now: a broken image must not end hours of training
         some = limit and max(limit // 4, 100)
-        test = load_images(testing, recipe.image_size, some, recipe.seed, everything.dataset.labels).dataset
+        test = load_images(testing, recipe.image_size, some, recipe.seed, everything.dataset.labels)
     keep, held = split_holdout(everything.labels, recipe.holdout, recipe.seed)
-    fitting, held_out = everything.subset(keep), everything.subset(held).dataset
-    ids = "".join(f"{sample.id}\n" for sample in held_out.samples)
+    fitting, held_out = everything.subset(keep), everything.subset(held)
+    ids = "".join(f"{sample.id}\n" for sample in held_out.dataset.samples)
     (out / "holdout.txt").write_text(ids, encoding="utf-8")
     tokenizer = fit_tokenizer(fitting, recipe, out / "checkpoint-tokenizer.pt", device, report)
-    model = fit_transformer(tokenizer, fitting, recipe, out / "checkpoint-transformer.pt", device, report)
-    return tokenizer, model, held_out, test
+    view = views_of(tokenizer, fitting.images, recipe, device, report)
+    tested = held_out if test is None else test
+    kind = "held-out training images" if test is None else "test images"
+    tokens = tokens_of(tokenizer, tested.images, device)
+    alone = table_accuracy(view(0), fitting.labels, tokens, tested.labels, tokenizer.vocab_size)
+    alone["measured_on"] = kind
+    write_json(out / NAIVE_BAYES, alone)
+    say(
+        f"tokens alone (naive Bayes) are right on {alone['value']:.1%} of {alone['n']} {alone['measured_on']}"
+    )
+    model = fit_transformer(view, fitting, recipe, out / "checkpoint-transformer.pt", device, report)
+    model = fit_contrast(model, view, fitting, recipe, out / "checkpoint-contrast.pt", device, report)
+    return tokenizer, model, held_out.dataset, None if test is None else test.dataset
 
 
 def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
@@ -89,7 +108,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
 
 
 def finish(
-    tokenizer: FSQTokenizer,
+    tokenizer: TrainedTokenizer,
     model: Transformer,
     held_out: Dataset,
     test: Dataset | None,
@@ -105,7 +124,7 @@ def finish(
     k_max: int = 32,
     progress: Callable[[str, int, int], None],
 ) -> ModelCard:
-    """Stage 3: store the weights (transformer in float16), calibrate and measure them as stored.
+    """Stage 4: store the weights (transformer in float16), calibrate and measure them as stored.
 
     Held-out images, swept into `calibration.h5`, give the priors and the temperature; test images, in
     `test.h5` (the held-out ones, and the metrics say so, where the data have no test folder), the accuracies
@@ -114,7 +133,7 @@ def finish(
     (`sweep`, `calibrate`) serves many classes better.
     labels: names of the classes, in the order of the folders.
     """
-    config = tokenizer.config
+    config, kind = tokenizer.config, "manifold" if recipe.tokens == "manifold" else "fsq"
     fields = {
         "name": name,
         "labels": labels,
@@ -122,10 +141,11 @@ def finish(
         "image_size": config.image_size,
         "data": data,
         **notes,
-        "tokenizer": {"kind": "fsq", "saw_labels": recipe.tokenizer_labels, **config.to_dict()},
+        "tokenizer": {"kind": kind, "saw_labels": recipe.tokens == "labels", **config.to_dict()},
         "layout": recipe.layout,
         "model": model.config.to_dict(),
         "recipe": dataclasses.asdict(recipe),
+        "naive_bayes": json.loads((out / NAIVE_BAYES).read_text(encoding="utf-8")),
     }
     stored = {key: value.half() for key, value in model.reference_state().items()}
     device = next(model.parameters()).device

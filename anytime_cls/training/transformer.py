@@ -3,57 +3,41 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from anytime_cls.scorers.sigma import Transformer
-from anytime_cls.tokenizers.fsq import FSQTokenizer
-from anytime_cls.training.loop import _loop, _mix, batch_at
-from anytime_cls.training.nets import augment, to_range
+from anytime_cls.training.loop import _loop, batch_at
 from anytime_cls.training.recipe import ImageSet, Recipe, Report
 
 
 def fit_transformer(
-    tokenizer: FSQTokenizer,
+    view: Callable[[int], Tensor],
     data: ImageSet,
     recipe: Recipe,
     checkpoint: Path,
     device: torch.device,
     report: Report,
 ) -> Transformer:
-    """Stage 2: AdamW on −log p(x | order, class), a new random order an image a step, cosine decay."""
+    """Stage 2: AdamW on −log p(x | order, class), a new random order an image a step, cosine decay.
+
+    view: number of an augmented view → its token ids int32 [n, N] (`views.views_of`).
+    """
     torch.manual_seed(recipe.seed + 1)
     model = recipe.new_model(len(data.dataset.labels)).to(device)
     config = model.config
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    optimiser = torch.optim.AdamW(groups, lr=recipe.lr, betas=(0.9, 0.95))
+    optimiser = adamw(model, recipe.lr, recipe.weight_decay)
     per_epoch = max(1, len(data) // recipe.batch_size)
     steps = max(1, int(recipe.epochs * per_epoch))
     ends = np.cumsum([share for share, _ in recipe.prefixes]) * steps
-    views: dict[int, Tensor] = {}
-
-    def tokens_of(epoch: int) -> Tensor:
-        """Tokens int32 [n, N] of an epoch's augmented view of every image."""
-        view = epoch % recipe.views
-        if view not in views:
-            generator = torch.Generator().manual_seed(_mix(recipe.seed, 3, view))
-            with torch.inference_mode():
-                chunks = [
-                    tokenizer.encode(to_range(augment(chunk, generator)).to(device)).cpu().int()
-                    for chunk in data.images.split(500)
-                ]
-            views[view] = torch.cat(chunks)
-        return views[view]
 
     def loss_of(step: int) -> Tensor:
         index, generator = batch_at(step, len(data), recipe, stage=2)
-        tokens = tokens_of(step // per_epoch)[index].long()
+        tokens = view(step // per_epoch % recipe.views)[index].long()
         classes = data.labels[index].clone()
         classes[torch.rand(len(classes), generator=generator) < recipe.class_dropout] = config.n_classes
         orders = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
@@ -69,5 +53,17 @@ def fit_transformer(
         return recipe.lr * 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
 
     model.train()
-    _loop("transformer", model, optimiser, steps, loss_of, rate_at, recipe, checkpoint, device, report)
+    _loop(
+        "transformer", model, optimiser, steps, loss_of, rate_at, recipe, checkpoint, device, report,
+        averaging=recipe.averaging,
+    )  # fmt: skip
     return model.eval()
+
+
+def adamw(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
+    """Only matrices decay."""
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))

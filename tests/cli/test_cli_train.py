@@ -42,6 +42,7 @@ def test_one_command_makes_a_model_that_classifies(colours, tmp_path, capsys):
     assert train(colours, "--out", out, *QUICK) == 0
     said = capsys.readouterr().err
     assert "tokenizer" in said and "transformer" in said and "K =" in said
+    assert "tokens alone" in said and "points over its tokens alone" in said
     card = read_card(out)
     assert card.name == "model" and card.fields["license"] == "CC0"
     assert card.fields["recipe"]["levels"] == [4, 4, 4]
@@ -64,7 +65,7 @@ def test_one_command_makes_a_model_that_classifies(colours, tmp_path, capsys):
         (("--levels", "100,100,100"), "65536"), (("--stages", "0.5"), "pairs"),
         (("--stages", "0.5:0.5"), "add up to 1"), (("--stages", "2:1"), "between 0 and 1"),
         (("--dim", "100"), "multiple of 32"), (("--image-size", "30"), "multiple of 4"),
-        (("--layout", "spiral"), "randar, sigma"),
+        (("--layout", "spiral"), "randar, sigma"), (("--tokens", "words"), "reconstruction, manifold"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_one_line(colours, tmp_path, capsys, args, what):

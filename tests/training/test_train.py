@@ -16,11 +16,12 @@ from anytime_cls.models.load import build_transformer
 from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.traces.read import Trace
-from anytime_cls.training import tokenizer
+from anytime_cls.training import contrast, tokenizer
 from anytime_cls.training import transformer as fitting
 from anytime_cls.training.nets import augment
 from anytime_cls.training.recipe import Recipe, class_names, load_images, split_holdout
 from anytime_cls.training.train import finish, train
+from anytime_cls.training.views import tokens_of
 
 TINY = Recipe(
     image_size=16, widths=(8, 16, 16), blocks=(1, 1, 1), levels=(4, 4, 4), dim=32, n_layer=1, n_head=1,
@@ -122,9 +123,12 @@ def test_its_figures_are_of_traces_as_sweep_records_them(trained, stripes):
                 assert fit == {key: card.fields[key] for key in fit} and fit["calibration_images"] == 36
 
 
-def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch):
-    """Killed in the middle of either stage, then resumed: what an uninterrupted run would have given."""
-    recipe = dataclasses.replace(TINY, tokenizer_epochs=1, epochs=2)
+@pytest.mark.parametrize("tokens", ["labels", "manifold"])
+def test_a_resumed_run_ends_with_the_same_weights(tokens, stripes, tmp_path, monkeypatch):
+    """Killed in the middle of any stage, then resumed: what an uninterrupted run would have given."""
+    recipe = dataclasses.replace(
+        TINY, tokens=tokens, words=64, word_width=8, codes=32, tokenizer_epochs=1, epochs=2, contrast_epochs=1
+    )
     straight = train(stripes, tmp_path / "straight", recipe, device=CPU, report=quiet)
 
     class Killed(Exception):
@@ -137,9 +141,9 @@ def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch
 
         return report
 
-    for stage in (tokenizer, fitting):  # a checkpoint every step
+    for stage in (tokenizer, fitting, contrast):  # a checkpoint every step
         monkeypatch.setattr(stage, "_loop", partial(stage._loop, every=0.0))
-    for stage, at in (("tokenizer", 3), ("transformer", 5)):
+    for stage, at in (("tokenizer", 144 if tokens == "manifold" else 3), ("transformer", 5), ("contrast", 4)):
         with pytest.raises(Killed):
             train(stripes, tmp_path / "cut", recipe, device=CPU, resume=True, report=kill_at(stage, at))
     resumed = train(stripes, tmp_path / "cut", recipe, device=CPU, resume=True, report=quiet)
@@ -147,6 +151,26 @@ def test_a_resumed_run_ends_with_the_same_weights(stripes, tmp_path, monkeypatch
         state = b.state_dict()
         for key, value in a.state_dict().items():
             assert torch.allclose(value.float(), state[key].float(), atol=1e-6), key
+
+
+@pytest.mark.parametrize("tokens", ["manifold", "reconstruction"])
+def test_tokens_without_labels_make_a_model_that_says_so(tokens, stripes, tmp_path):
+    recipe = dataclasses.replace(TINY, tokens=tokens, words=64, word_width=8, codes=32, contrast_epochs=2)
+    said = []
+    fitted = train(stripes, tmp_path, recipe, device=CPU, report=quiet, say=said.append)
+    assert len(said) == 1 and said[0].startswith("tokens alone") and "of 36 test images" in said[0]
+    card = finish(
+        *fitted, recipe, tmp_path, name="stripes", labels=["b", "g", "r"], data="", notes={},
+        calibration_images=36, test_images=36, k_max=4, progress=quiet,
+    )  # fmt: skip
+    kind = "manifold" if tokens == "manifold" else "fsq"
+    assert card.fields["tokenizer"]["kind"] == kind and card.fields["tokenizer"]["saw_labels"] is False
+    assert card.fields["naive_bayes"]["n"] == 36 and card.fields["naive_bayes"]["value"] > 0.5
+    assert card.fields["metrics"]["accuracy_at_k"]["4"]["value"] >= 0.6
+    images = load_images(train_and_test(stripes)[1], 16).images
+    classifier = AnytimeClassifier.load(str(tmp_path), device="cpu")
+    stored = classifier.scorer.encode(images[:5].permute(0, 2, 3, 1).numpy())
+    assert np.array_equal(np.stack(stored), tokens_of(fitted[0], images[:5], CPU).numpy())
 
 
 def test_another_run_is_not_overwritten(stripes, tmp_path):

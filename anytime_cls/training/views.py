@@ -1,0 +1,80 @@
+"""Augmented views of the training images as token ids: crops after padding, and mirror images."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from anytime_cls.tokenizers.manifold import ManifoldTokenizer
+from anytime_cls.training.loop import _mix
+from anytime_cls.training.nets import augment, to_range
+from anytime_cls.training.recipe import Recipe, Report, TrainedTokenizer
+
+MARGIN = 4  # patches (8 pixels) around a picture, half on either side, that its crops are moved by
+PART = 250  # images at a time
+
+
+def views_of(
+    tokenizer: TrainedTokenizer, images: Tensor, recipe: Recipe, device: torch.device, report: Report
+) -> Callable[[int], Tensor]:
+    """Images uint8 [n, 3, S, S] → a function: number of a view → its token ids int32 [n, N].
+
+    A view is a function of (seed, number) alone, and the last four that were asked for are kept. Of a
+    manifold tokenizer pictures are coded once: a shifted or mirrored picture's words are its own, moved.
+    """
+    words = _words(tokenizer, images, report) if isinstance(tokenizer, ManifoldTokenizer) else None
+    kept: dict[int, Tensor] = {}
+
+    @torch.inference_mode()
+    def view(number: int) -> Tensor:
+        if number not in kept:
+            generator = torch.Generator().manual_seed(_mix(recipe.seed, 3, number))
+            if words is None:
+                found = tokens_of(tokenizer, images, device, lambda part: augment(part, generator))
+            else:
+                assert isinstance(tokenizer, ManifoldTokenizer)
+                found = torch.cat([_moved(tokenizer, part, generator) for part in words.split(PART)])
+            while len(kept) >= 4:
+                kept.pop(next(iter(kept)))
+            kept[number] = found
+        return kept[number]
+
+    return view
+
+
+@torch.inference_mode()
+def tokens_of(
+    tokenizer: TrainedTokenizer,
+    images: Tensor,
+    device: torch.device,
+    change: Callable[[Tensor], Tensor] = lambda part: part,
+) -> Tensor:
+    """Token ids int32 [n, N] of images uint8 [n, 3, S, S], each part of them changed first."""
+    parts = (to_range(change(part), tokenizer.pixel_range).to(device) for part in images.split(500))
+    return torch.cat([tokenizer.encode(part).cpu().int() for part in parts])
+
+
+@torch.inference_mode()
+def _words(tokenizer: ManifoldTokenizer, images: Tensor, report: Report) -> Tensor:
+    """The words of every picture and of its margin: int16 [n, S/2 + MARGIN, S/2 + MARGIN, 3]."""
+    found: list[Tensor] = []
+    started = time.monotonic()
+    for part in images.split(PART):
+        found.append(tokenizer.words(part, MARGIN))
+        done = sum(map(len, found))
+        report("views", done, len(images), None, done / (time.monotonic() - started))
+    return torch.cat(found)
+
+
+def _moved(tokenizer: ManifoldTokenizer, words: Tensor, generator: torch.Generator) -> Tensor:
+    """Tokens int32 [b, N] of crops at random shifts, half of them mirrored: words as `_words` gives them."""
+    b, side = len(words), words.shape[1] - MARGIN
+    shifts = torch.randint(0, MARGIN + 1, (2, b), generator=generator)
+    rows, cols = shifts[:, :, None] + torch.arange(side)
+    crops = words[torch.arange(b)[:, None, None], rows[:, :, None], cols[:, None, :]]
+    flip = torch.rand(b, generator=generator) < 0.5
+    crops[flip] = tokenizer.mirror(crops[flip])
+    return tokenizer.nearest(tokenizer.latents(crops)).int()
