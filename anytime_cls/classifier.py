@@ -26,7 +26,7 @@ from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions, dtype_name
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision, Failure, Standing
-from anytime_cls.race.races import Race
+from anytime_cls.race.race import Race
 from anytime_cls.scorers.base import Encoded, Scorer
 from anytime_cls.scorers.registry import method
 

@@ -41,9 +41,9 @@ def choose_rungs(
         for alpha in reversed(ALPHAS[::4]):
             here = replace(fitted, alpha=float(alpha))
             rule = _rule(prior, design.k_max, here, float(alpha))
-            outcome = run(rule, pulls, rung_scores)
-            if LOSSES[target.loss](outcome.prediction, full, label).mean() <= target.risk:
-                cost = design.spent(rule, outcome)[2]
+            races = run(rule, pulls, rung_scores)
+            if LOSSES[target.loss](races.prediction, full, label).mean() <= target.risk:
+                cost = design.spent(races)[2]
                 if not tokens:
                     bare = cost
                 elif bare is not None and not _clearly_less(cost, bare):

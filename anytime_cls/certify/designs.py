@@ -25,7 +25,7 @@ from anytime_cls.certify.risk import (
 from anytime_cls.certify.stages import RungFit
 from anytime_cls.race.bounds import ModeratedT, VariancePrior
 from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT
-from anytime_cls.race.races import Outcomes, run, rungs_of
+from anytime_cls.race.races import Races, run, rungs_of
 from anytime_cls.race.rules import CalibratedRule, Rule, sparse_looks
 from anytime_cls.race.value import ValueRule
 from anytime_cls.replay.source import Source, run_fixed
@@ -114,13 +114,14 @@ class Design:
         about = {"k_max": source.k_max, "order_sampler": source.sampler_name, "n_classes": source.n_classes}
         return about if prefix is None else about | {"prefix": prefix}
 
-    def spent(self, rule: Rule, outcome: Outcomes) -> tuple[Array, Array, Array]:
+    def spent(self, races: Races) -> tuple[Array, Array, Array]:
         """Passes of any length, tokens, and compute in whole passes, of each race: three [I]."""
-        passes = outcome.passes * self.source.block
+        passes = races.passes * self.source.block
         cost = passes * self.source.cost(self.prefix)
-        for (m, _), rows in zip(rungs_of(rule), outcome.rung_rows.T, strict=True):
+        stage_rows = races.stage_rows
+        for (m, _), rows in zip(rungs_of(races.rule), stage_rows.T, strict=True):
             cost = cost + rows * self.source.cost(m)
-        return passes + outcome.rung_rows.sum(axis=1), passes * self.tokens + outcome.tokens, cost
+        return passes + stage_rows.sum(axis=1), passes * self.tokens + races.tokens, cost
 
     def gather(self, images: Array) -> tuple[Array, dict[int, Array]]:
         """Pulls [n, K, C] and rung scores of these images, in their order."""
@@ -138,7 +139,7 @@ class Design:
 
 
 @dataclass(frozen=True, eq=False)
-class Races:
+class Raced:
     """What R rules did to the images of a trace: arrays [R, images], meaningless for images not raced."""
 
     design: Design
@@ -196,7 +197,7 @@ class Races:
 def _race(
     design: Design, images: Array, rules: list[Rule], label: Array,
     progress: Callable[[int, int], None] | None,
-) -> Races:  # fmt: skip
+) -> Raced:  # fmt: skip
     """Races every rule over these images of the trace."""
     n = len(label)
     prediction = np.full((len(rules), n), -1, np.int32)
@@ -215,13 +216,13 @@ def _race(
             continue
         full[stack] = run_fixed(pulls)
         for at, rule in enumerate(rules):
-            outcome = run(rule, pulls, rung_scores)
-            prediction[at, stack] = outcome.prediction
-            passes[at, stack], tokens[at, stack], cost[at, stack] = design.spent(rule, outcome)
+            races = run(rule, pulls, rung_scores)
+            prediction[at, stack] = races.prediction
+            passes[at, stack], tokens[at, stack], cost[at, stack] = design.spent(races)
             done += len(stack)
             if progress:
                 progress(done, total)
-    return Races(design, rules, prediction, passes, tokens, cost, full, label)
+    return Raced(design, rules, prediction, passes, tokens, cost, full, label)
 
 
 def _rule(prior: VariancePrior, k_max: int, rungs: RungFit, alpha: float) -> CalibratedRule:

@@ -44,16 +44,16 @@ def rule_table(
     full = scores.mean(axis=1).argmax(axis=1)
     rows = []
     for name in rules:
-        outcome = run(make_rule(name, delta, priors), scores)
-        mean_passes = float(outcome.passes.mean())
+        races = run(make_rule(name, delta, priors), scores)
+        mean_passes = float(races.passes.mean())
         rows.append(
             {
                 "rule": name,
-                "accuracy": proportion(outcome.prediction == labels),
-                "agreement": proportion(outcome.prediction == full),
+                "accuracy": proportion(races.prediction == labels),
+                "agreement": proportion(races.prediction == full),
                 "passes": round(mean_passes, 1),
                 "saving": round(n_classes * k_max / mean_passes, 2),
-                "orders": round(float(outcome.pulls.mean()), 2),
+                "orders": round(float(races.n.mean()), 2),
             }
         )
     return rows

@@ -16,17 +16,16 @@ from scipy.special import log_softmax
 
 from anytime_cls.race.races import run
 from anytime_cls.race.rules import Rule
-from anytime_cls.replay.source import means_at_decision
 
 Array = np.ndarray
 
 
 def decision_means(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None) -> Array:
-    """Mean log-likelihoods [I, C] as they stand when a rule has decided (Race.means): scores [I, K, C].
+    """Mean log-likelihoods [I, C] as they stand when a rule has decided (`Races.means`): scores [I, K, C].
 
     rung_scores : as `race.races.run` takes them, for a rule with rungs
     """
-    return means_at_decision(scores, run(rule, scores, rung_scores))
+    return run(rule, scores, rung_scores).means()
 
 
 def fit_temperature(means: Array, labels: Array) -> float:

@@ -16,9 +16,9 @@ from anytime_cls.plan.written import read, write_race
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
 from anytime_cls.race.fitted import DISAGREEMENT, Fitted
 from anytime_cls.race.peers import stages_text
-from anytime_cls.race.races import Outcomes, run, rungs_of
+from anytime_cls.race.races import Races, run, rungs_of
 from anytime_cls.race.registry import CALIBRATED, RULES, fitted_rule, temperature_at
-from anytime_cls.replay.source import Source, _means, ranks, run_fixed
+from anytime_cls.replay.source import Source, ranks, run_fixed
 from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError
@@ -93,12 +93,11 @@ def full_curves(
                 if spec.prefix == prefix]  # fmt: skip
         rungs = {m for plan, _ in mine for m, _ in rungs_of(plan.rule)}
         for images, pulls, rung_scores in source.stacks_with_rungs(prefix, rungs):
-            sums = np.cumsum(pulls, axis=1)
             if prefix is None:
                 full[images] = run_fixed(pulls)
             for plan, columns in mine:
-                outcome = run(plan.rule, pulls[:, : plan.pulls], rung_scores)
-                columns.take(images, outcome, sums, label[images], plan.temperature)
+                races = run(plan.rule, pulls[:, : plan.pulls], rung_scores)
+                columns.take(images, races, label[images], plan.temperature)
                 done += len(images)
                 if progress:
                     progress(done, total)
@@ -158,18 +157,18 @@ class _Columns:
         self.probability = np.full(n_images, np.nan, np.float32)
         self.rank = np.full(n_images, UNRANKED, np.uint16)
 
-    def take(self, images: Array, outcome: Outcomes, sums: Array, label: Array, temperature: float) -> None:
-        means = _means(sums, outcome)
-        self.prediction[images] = outcome.prediction
-        self.pulls[images] = outcome.pulls
-        self.passes[images] = outcome.passes
-        self.rung_rows[images] = outcome.rung_rows
+    def take(self, images: Array, races: Races, label: Array, temperature: float) -> None:
+        means, prediction = races.means(), races.prediction
+        self.prediction[images] = prediction
+        self.pulls[images] = races.n
+        self.passes[images] = races.passes
+        self.rung_rows[images] = races.stage_rows
         self.stop[images] = np.where(
-            outcome.decided, STOP_NAMES.index("decided"), STOP_NAMES.index("max-orders")
+            races.decided, STOP_NAMES.index("decided"), STOP_NAMES.index("max-orders")
         )
         probability = softmax(means / temperature, axis=1)
-        self.probability[images] = probability[np.arange(len(images)), outcome.prediction]
-        self.rank[images] = ranks(means, outcome.prediction, label)
+        self.probability[images] = probability[np.arange(len(images)), prediction]
+        self.rank[images] = ranks(means, prediction, label)
 
     def as_run(self, source: Source, spec: Spec, plan: RacePlan) -> CurveRun:
         passes = self.passes.astype(np.int64) * source.block

@@ -10,7 +10,7 @@ import numpy as np
 from anytime_cls.curves.file import CurveRun, Curves
 from anytime_cls.draws.orders import block_of
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
-from anytime_cls.race.races import aggregate_scores
+from anytime_cls.race.races import Races, aggregate_scores
 from anytime_cls.race.registry import DELTA_RULES
 from anytime_cls.replay.source import ranks
 from anytime_cls.traces.read import Trace
@@ -46,7 +46,7 @@ def live_run(trace: Trace) -> CurveRun:
 
 
 def _live_means(scores: Any, row: Any, attrs: Mapping[str, Any], block: int, n_classes: int) -> Array:
-    """Scores [C] by which a recorded race ranked its classes: `Race.means`, or another aggregate."""
+    """Scores [C] by which a recorded race ranked its classes: `Races.means`, or another aggregate."""
     whole = scores.prefix == attrs.get("pass_tokens", attrs["tokens"])
     if row.orders == 0:  # decided at a rung, or the budget allowed no whole pass
         first = (scores.order == 0) & (scores.prefix == scores.prefix.max())
@@ -59,13 +59,8 @@ def _live_means(scores: Any, row: Any, attrs: Mapping[str, Any], block: int, n_c
     how = attrs.get("aggregate", "mean")
     if how != "mean":
         return aggregate_scores(matrix, how)
-    pulls = matrix.reshape(-1, block, n_classes).mean(axis=1)
-    scored = ~np.isnan(pulls)
-    seen = np.where(scored.all(axis=0), len(pulls), scored.argmin(axis=0))  # up to the first gap
-    behind = np.where(np.arange(len(pulls))[:, None] < seen, pulls[:, [row.prediction]] - pulls, 0)
-    gap = behind.sum(axis=0) / np.maximum(seen, 1)
-    means = pulls[:, row.prediction].mean() - np.where(seen < len(pulls), np.maximum(gap, 0), gap)
-    return np.where(seen > 0, means, -np.inf)
+    found: Array = Races.recorded(matrix[None], block).means()[0]
+    return found
 
 
 def live_curves(trace: Trace) -> Curves:

@@ -11,8 +11,8 @@ from anytime_cls.curves.study import StudyError, StudyRun
 from anytime_cls.draws.orders import block_of
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.plan.written import read, read_race
-from anytime_cls.race.races import leave_rung, run, rungs_of
-from anytime_cls.replay.progress import Progress, Scored, progress, recorded, taken
+from anytime_cls.race.races import run, rungs_of
+from anytime_cls.replay.progress import Progress, Scored, progress, raced, recorded
 from anytime_cls.replay.source import STACK, Source
 from anytime_cls.traces.cost import pass_cost
 from anytime_cls.traces.read import Trace
@@ -28,17 +28,8 @@ def replayed(trace: Trace, plan: RacePlan, images: Array | None = None) -> Itera
     source, rungs = Source(trace), rungs_of(plan.rule)
     k_max, prefix = plan.design.k_max, plan.design.steps
     for rows, orders, first in _stacks(source, k_max, prefix, [m for m, _ in rungs], images):
-        pulls = orders.reshape(len(rows), k_max // source.block, source.block, -1).mean(axis=2)
-        outcome = run(plan.rule, pulls, first)
-        mask = np.repeat(taken(outcome, pulls.shape[1]), source.block, axis=1)
-        at_rungs = np.full((len(rows), len(rungs), source.n_classes), np.nan)
-        alive = np.ones((len(rows), source.n_classes), bool)
-        for at, (m, gap) in enumerate(rungs):
-            alive &= alive.sum(axis=1, keepdims=True) > 1  # who is alone is asked no more
-            at_rungs[:, at] = np.where(alive, first[m], np.nan)
-            alive, _ = leave_rung(first[m], alive, gap)
-        cost = (~np.isnan(at_rungs)).sum(axis=2) * np.array([pass_cost(trace.attrs, m) for m, _ in rungs])
-        yield rows, Scored(np.where(mask, orders, np.nan), at_rungs, cost)
+        races = run(plan.rule, orders, first, source.block)
+        yield rows, raced(races, first, {m: pass_cost(trace.attrs, m) for m, _ in rungs})
 
 
 def plan_of(trace: Trace, run_: CurveRun | StudyRun) -> RacePlan | None:

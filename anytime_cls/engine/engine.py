@@ -1,9 +1,6 @@
-"""The engine: what many races ask for becomes full batches on one device.
+"""The engine: passes run on one device, in tiles, and counted.
 
-One image: its rows (class, order) fill batches that shrink as classes leave; orders up to the rule's
-next look go together, and further ones while the batch itself costs more than its rows. Many images: rows
-of different races share a batch, so the device stays full. A budget in seconds is kept image by image;
-anything else is packed.
+`engine.window` packs what many races ask for into full batches; `engine.timed` keeps a budget in seconds.
 
 Nothing depends on the packing, to the last bit: a batch reaches the model in tiles of a fixed number of
 rows, the last one padded, because kernels may round differently for another number of rows. (One image alone
@@ -21,21 +18,14 @@ import torch
 
 from anytime_cls.engine import cost as costs
 from anytime_cls.engine.job import Job
-from anytime_cls.engine.spending import Spending
-from anytime_cls.race.decision import Record
+from anytime_cls.engine.window import Window
 from anytime_cls.scorers.base import Encoded, Piece, Scorer
 
-ACTIVE_RACES = 64  # races whose rows may share a batch, or more where batches are large
-WINDOW = 4  # how many times as many may have begun since the oldest did: results wait for it, in order
-SLICE = 0.05  # share of a time budget that one batch may take
 UNCUT = 1 << 30  # rows: of a joint scorer, which gives all classes in one call
 AUTO_ROWS = {"cpu": 32, "cuda": 256, "mps": 64}
 # sequence positions in a tile: enough to keep the device busy, few enough to stay in a CPU's cache (32 rows
 # of the embedded model at once are a fifth slower than 8 at a time) and to waste little on padding
 TILE_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 13, "mps": 1 << 12}
-
-
-Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
 
 
 class Stopped(Exception):
@@ -68,7 +58,7 @@ class Engine:
         self._positions = TILE_POSITIONS.get(self.device.type, 1 << 10)
         self.cost = costs.CostModel(scorer.shape.flops, scorer.shape.steps)
         self.identity, self.probe = identity, probe
-        self._joint = scorer.shape.joint
+        self.joint = scorer.shape.joint  # one call gives all classes
         self.passes = 0.0  # whole passes run so far
         self._stop: Callable[[], bool] | None = None
 
@@ -79,14 +69,14 @@ class Engine:
 
     def rows(self, length: int) -> int:
         """Most passes of `length` tokens in a batch: a whole number of tiles."""
-        if self._joint:
+        if self.joint:
             return UNCUT
         most = self.batch_size * self.n_tokens // length
         return most - most % self.tile(length)
 
     def tile(self, length: int) -> int:
         """Passes of `length` tokens that go through the model at a time."""
-        if self._joint:
+        if self.joint:
             return UNCUT
         most = self.batch_size * self.n_tokens // length
         return min(most, max(1, self._positions // self.scorer.width(length)))
@@ -140,183 +130,14 @@ class Engine:
         batch: once it says True, the run ends with :class:`Stopped`.
         """
         self._stop = stop
-        queue, active = iter(jobs), []  # type: ignore[var-annotated]
-        begun, exhausted = 0, False
-        most = ACTIVE_RACES if on_update is None else 1  # a watched race is not held up by others
-        while active or not exhausted:
-            while not exhausted and len(active) < most:
-                if active and begun - active[0][0] >= WINDOW * most:
-                    break
-                job = next(queue, None)
-                if job is None:
-                    exhausted = True
-                    break
-                begun += 1
-                if (
-                    on_update is None and not self._joint
-                ):  # a race has two rows or more to offer: half a batch of races fills it
-                    most = max(most, self.rows(job.length or self.n_tokens) // 2)
-                if job.budget is not None and job.budget.unit == "seconds" and not job.stop:
-                    self._race_timed(job, on_update)
-                if job.stop:
-                    yield job
-                    continue
-                job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
-                active.append((begun, job))
-            began = time.perf_counter()
-            if not pad and len(active) == 1 and active[0][1].budget is None:
-                alone = active[0][1]
-                alone.refill()
-                length = alone.next_length
-                alone.look_ahead(min(self.rows(length), self.cost.balanced_rows(length)))
-            pieces = self._fill([job for _, job in active], on_update is not None)
-            if pieces:
-                self._score(pieces, pad)
-                self._share_out(pieces, time.perf_counter() - began)
-                if on_update is not None:
-                    on_update(pieces[0][0])
-            still = []
-            for ticket, job in active:
-                if not self._finished(job):
-                    still.append((ticket, job))
-                    continue
-                if job.stop == "budget" and job.race.n == 0 and job.race.prefix_scores is None:
-                    began = time.perf_counter()
-                    self._score_prefix(job, pad, on_update)
-                    job.seconds += time.perf_counter() - began
-                yield job
-            active = still
+        yield from Window(self, on_update, pad).run(jobs)
 
-    def _fill(self, active: list[Job], watched: bool) -> list[Rows]:
-        """Rows of the active races, oldest first, up to a full batch (watched: a tile); all of one length."""
-        length = self._next_length(active)
-        pieces: list[Rows] = []
-        room = 0 if not length else self.tile(length) if watched else self.rows(length)
-        for job in active:
-            while room > 0 and (piece := self._next_piece(job, room, length)) is not None:
-                pieces.append((job, *piece))
-                room -= len(piece[1])
-        return pieces
-
-    def _next_length(self, active: list[Job]) -> int:
-        """The length that fills a batch best; the oldest race's where several do. 0: nobody wants any."""
-        wanted: dict[int, int] = {}
-        for job in active:
-            job.refill()
-            if not job.stop and job._pending:
-                rows = sum(len(classes) for _, classes in job._pending)
-                wanted[job.next_length] = wanted.get(job.next_length, 0) + rows
-        return max(wanted, key=lambda length: min(1.0, wanted[length] / self.rows(length)), default=0)
-
-    def _next_piece(self, job: Job, room: int, length: int) -> tuple[int, np.ndarray] | None:
-        """A job's next rows of this length; an order is begun only if the budget allows all of it."""
-        assert job.spending is not None
-        job.refill()
-        if job.stop or not job._pending or job.next_length != length:
-            return None
-        order, classes = job._pending[0]
-        if (job._round, order) != job._bought:
-            if not job.spending.fits(len(classes), length):
-                job.stop = "budget"
-                job._pending.clear()
-                return None
-            job.spending.charge(len(classes), length, 1.0)
-            job._bought = (job._round, order)
-        return job.take(room)
-
-    def _finished(self, job: Job) -> bool:
-        if job.race.done and not job.stop:
-            job.stop = (
-                "decided" if job.race.alive.sum() == 1 and job.race.n < job.race.k_max else "max-orders"
-            )
-        return bool(job.stop)
-
-    @staticmethod
-    def _share_out(pieces: list[Rows], seconds: float) -> None:
-        """Charge a shared batch's wall time to its races, by rows."""
-        rows = sum(len(classes) for _, _, classes in pieces)
-        for job, _, classes in pieces:
-            job.seconds += seconds * len(classes) / rows
-
-    def _race_timed(self, job: Job, on_update: Callable[[Job], None] | None) -> None:
-        """One race against the clock: no batch starts that is expected to end too late."""
-        self.calibrate()
-        assert job.budget is not None
-        spending = job.spending = Spending(job.budget, self.cost, self.n_tokens, job.started)
-        while not self._finished(job):
-            job.refill()
-            (order, classes), length = job._pending[0], job.next_length
-            ahead = 0.0 if job.views is None else job.views.seconds_ahead(order)
-            if not spending.fits(len(classes), length, seconds=ahead):
-                job.write_down(order)
-                if job.race.n == 0 and job.race.prefix_scores is None:
-                    self._score_prefix(job, False, on_update)  # a first order that cannot be ended
-                job.stop = "budget"
-                continue
-            # several orders of a short field may share a batch, as far as the clock allows
-            allowed = max(SLICE * job.budget.amount, self.cost.seconds(1, length))
-            within = self.cost.rows_within(min(allowed, spending.left - ahead), length)
-            room = min(self.rows(length), within)
-            job.look_ahead(min(room, self.cost.balanced_rows(length)))
-            pieces: list[Rows] = []
-            while room > 0 and (piece := job.take(room)) is not None:
-                pieces.append((job, *piece))
-                room -= len(piece[1])
-                if job.views is not None:  # the clock is asked before every view
-                    break
-            self._score(pieces, pad=False)
-            rows = sum(len(piece[2]) for piece in pieces)
-            spending.charge(rows, length, rows / max(1, len(classes)))
-            if on_update is not None:
-                on_update(job)
-        job.seconds = time.perf_counter() - job.started
-
-    def _score(self, pieces: list[Rows], pad: bool) -> None:
-        """Run passes, all of one length, and hand the numbers to their races."""
-        at = tuple(sorted({m for job, _, _ in pieces for m in job.columns()}))
-        wanted = [job.piece(order, classes) for job, order, classes in pieces]
-        for (job, order, classes), sums in zip(pieces, self._run(wanted, at, pad), strict=True):
-            values = sums[:, [at.index(m) for m in job.columns()]]
-            if self._usable(job, values):
-                job.receive(order, classes, values)
-
-    def _score_prefix(self, job: Job, pad: bool, on_update: Callable[[Job], None] | None) -> None:
-        """Not even one whole pull fits: score as much of the first order as does, for every class."""
-        assert job.spending is not None
-        if np.isfinite(job.race.by_order[0]).all():  # half a block did
-            job.race.record_prefix(job.race.by_order[0])
-            return
-        everyone = np.arange(job.race.n_classes)
-        prefix = min(job.length, job.spending.longest_prefix(len(everyone)))
-        values = np.empty(len(everyone))
-        step = self.rows(prefix) if on_update is None else self.tile(prefix)
-        for start in range(0, len(everyone), step):
-            some = everyone[start : start + step]
-            values[some] = self._run([job.piece(0, some)], (prefix,), pad)[0][:, -1]
-            if not self._usable(job, values[some]):
-                return
-            job.spending.charge(len(some), prefix, len(some) / len(everyone))
-            if on_update is not None:
-                on_update(job)
-        # a first order that was begun may have recorded this prefix of some classes: not twice
-        job.records = [record for record in job.records if record.prefix != prefix]
-        job.records.append(Record(0, everyone, prefix, job._round, values))
-        job.race.record_prefix(values)
-
-    def _usable(self, job: Job, values: np.ndarray) -> bool:
-        """Whether these numbers can be raced; a job whose numbers overflowed ends with an error."""
-        if not np.isfinite(values).all():
-            job.error = f"the model's log-likelihoods are not finite in {self.scorer.dtype}: use float32"
-            job.stop = "failed"
-            job._pending.clear()
-        return not job.error
-
-    def _run(self, pieces: list[Piece], at: tuple[int, ...], pad: bool) -> list[np.ndarray]:
+    def run(self, pieces: list[Piece], at: tuple[int, ...], pad: bool) -> list[np.ndarray]:
         """Running scores of each piece's rows after these many steps (ascending): float64 [n, len(at)]."""
         if self._stop is not None and self._stop():
             raise Stopped
         steps, n = at[-1], sum(len(piece.classes) for piece in pieces)
-        spare = -n % self.tile(steps) if pad and not self._joint else 0
+        spare = -n % self.tile(steps) if pad and not self.joint else 0
         padding = [pieces[0]._replace(classes=np.zeros(spare, int))] if spare else []
         began = time.perf_counter()
         scores = self._tiles([*pieces, *padding], at)[: len(pieces)]
@@ -331,7 +152,7 @@ class Engine:
         while queue:
             some: list[tuple[int, Piece]] = []
             room = self.tile(at[-1])
-            while queue and room > 0 and not (self._joint and len(some) == self.batch_size):
+            while queue and room > 0 and not (self.joint and len(some) == self.batch_size):
                 which, piece = queue.popleft()
                 if len(piece.classes) > room:
                     queue.appendleft((which, piece._replace(classes=piece.classes[room:])))
@@ -342,7 +163,7 @@ class Engine:
                 scores = self.scorer.score([piece for _, piece in some], at)
             except (RuntimeError, MemoryError) as error:
                 rows = sum(len(piece.classes) for _, piece in some)
-                if not _out_of_memory(error) or rows == 1 or self._joint:
+                if not _out_of_memory(error) or rows == 1 or self.joint:
                     raise
                 self._positions = self.scorer.width(at[-1]) * (rows // 2)
                 if self.device.type == "cuda":

@@ -13,7 +13,7 @@ from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.spending import Spending
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.decision import Record
-from anytime_cls.race.races import Race
+from anytime_cls.race.race import Race
 from anytime_cls.scorers.base import Encoded, Piece
 
 
@@ -43,7 +43,7 @@ class Job:
     seconds: float = 0.0
     records: list[Record] = field(default_factory=list)
     spending: Spending | None = None
-    _pending: deque[tuple[int, np.ndarray]] = field(default_factory=deque)  # (order, classes) not scored yet
+    pending: deque[tuple[int, np.ndarray]] = field(default_factory=deque)  # (order, classes) not scored yet
     _rung: int | None = None  # tokens, while the race is at a rung
     _round: int = -1
     _asked: int = 0  # classes of the current request
@@ -59,28 +59,28 @@ class Job:
 
     def refill(self) -> None:
         """Queue what the race asks for next."""
-        if not self._pending:
+        if not self.pending:
             request = self.race.request()
             if request.orders:
                 self._round += 1
                 self._asked, self._rung = len(request.classes), request.prefix
-                self._pending.extend((order, request.classes) for order in request.orders)
+                self.pending.extend((order, request.classes) for order in request.orders)
 
     def look_ahead(self, rows: int) -> None:
         """Queue orders past the next look too, up to this many rows: the race is alone on the device."""
-        while self._pending and not self._rung:
-            queued = sum(len(classes) for _, classes in self._pending)
+        while self.pending and not self._rung:
+            queued = sum(len(classes) for _, classes in self.pending)
             if queued + self._asked > rows or not (request := self.race.request_ahead()).orders:
                 return
-            self._pending.append((request.orders[0], request.classes))
+            self.pending.append((request.orders[0], request.classes))
 
     def take(self, rows: int) -> tuple[int, np.ndarray] | None:
         """Up to `rows` rows of one order, off the queue."""
-        if not self._pending or rows < 1:
+        if not self.pending or rows < 1:
             return None
-        order, classes = self._pending.popleft()
+        order, classes = self.pending.popleft()
         if len(classes) > rows:
-            self._pending.appendleft((order, classes[rows:]))
+            self.pending.appendleft((order, classes[rows:]))
         return order, classes[:rows]
 
     def receive(self, order: int, classes: np.ndarray, values: np.ndarray) -> None:
@@ -89,7 +89,28 @@ class Job:
         self._partial.append((classes, values))
         if sum(len(some) for some, _ in self._partial) == self._asked:
             self.write_down(order)
-        self.race.record(order, classes, values[:, -1], self._rung)
+        self.race.put(order, classes, values[:, -1], self._rung)
+
+    def bought(self, order: int) -> bool:
+        """Whether the budget was charged for this order, as it was asked for last."""
+        return self._bought == (self._round, order)
+
+    def buy(self, order: int) -> None:
+        self._bought = (self._round, order)
+
+    def finished(self) -> bool:
+        """Whether its race is over; `stop` then says why."""
+        race = self.race
+        if race.done and not self.stop:
+            self.stop = "decided" if race.alive.sum() == 1 and race.n < race.k_max else "max-orders"
+        return bool(self.stop)
+
+    def record_prefix(self, prefix: int, values: np.ndarray) -> None:
+        """Log-likelihoods [C] of so many tokens of the first order, all that its budget allowed."""
+        # a first order that was begun may have recorded this prefix of some classes: not twice
+        self.records = [record for record in self.records if record.prefix != prefix]
+        self.records.append(Record(0, np.arange(len(values)), prefix, self._round, values))
+        self.race.record_prefix(values)
 
     def piece(self, order: int, classes: np.ndarray) -> Piece:
         """What the scorer is given: a draw of this image, for some classes of its race."""

@@ -15,7 +15,7 @@ class Standing:
     label: str
     index: int  # the model's class id
     probability: float
-    mean: float  # order-averaged log-likelihood, nats (Race.means)
+    mean: float  # order-averaged log-likelihood, nats (Races.means)
     lower: float | None  # confidence bounds of the mean (Race.intervals); None without a bound
     upper: float | None
     orders: int  # orders it was scored on

@@ -1,276 +1,226 @@
-"""One image's race: from all classes to a decision, order by order.
+"""Races: from all classes to a decision, order by order, for a stack of images at once.
 
     c* = argmax_c (1/K) Σ_k log p(x | π_k, c)                       (the paper's classifier, K fixed)
 
-A :class:`Race` asks for scores (which orders of which classes), takes them in any order, and lets its
-rule drop classes at the rule's looks. The answer is there at any moment. `run` does the same for a stack
-of fully scored images. Pure NumPy and SciPy: no torch, no image.
+:class:`Races` is a struct of arrays. It takes scores as they come and lets its rule drop classes at the
+rule's looks. One image is a stack of one (`race.race.Race`); a sweep's window is a stack that images join
+and leave; a replay (`run`) is a stack whose scores are all there. Pure NumPy and SciPy: no torch, no image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from anytime_cls.race.bounds import Bound
-from anytime_cls.race.rules import Rule, Seen, mean_scores
+from anytime_cls.race.rules import FixedRule, Rule, Seen, mean_scores
 
 Array = np.ndarray
 AGGREGATORS = ("mean", "logmeanexp", "softmax")
 
 
-@dataclass(frozen=True)
-class Request:
-    """Scores a race asks for next: these classes, on each of these orders."""
-
-    orders: tuple[int, ...]
-    classes: Array  # int64 [n]
-    prefix: int | None = None  # tokens, at a rung; None for a whole pass
-
-    @property
-    def passes(self) -> int:
-        return len(self.orders) * len(self.classes)
-
-
-class Race:
-    """The elimination of one image's classes.
+class Races:
+    """The elimination of I images' classes by one rule.
 
     Parameters
     ----------
-    n_classes : C
-    k_max : pulls after which the race ends; a pull is `block` orders
+    n_races, n_classes : I, C
+    k_max : pulls after which a race ends; a pull is `block` orders
     rule : decides who leaves, at its looks
     block : orders averaged into one pull (2 for antithetic pairs, which depend on each other)
+    scores : log-likelihoods [I, K_max · block, C] in nats, where all are there already
 
-    A rule with `rungs`, (tokens, gap) of rising tokens, races inside the first order before the first pull:
-    every class is scored on that many tokens of order 0, and who is more than `gap` nats behind the best
-    leaves. Log-likelihoods are in nats, float64.
+    A rule with stages has classes leave before the first pull: whoever is more than the stage's gap behind
+    the best by its estimate (:meth:`leave_stage`).
+
+    Attributes
+    ----------
+    scores : float64 [I, K_max · block, C], NaN where nothing was scored
+    alive : bool [I, C]
+    n : int [I]: complete pulls, for which every living class has its score
+    left_at : int [I, C]: pulls scored when a class left; 0 while it is in, and of who left at a stage
+    stage : int [I]: stages done
+    left_stage : int [I, C]: the stage at which a class left, −1 of the others
+    behind : float [I, C]: nats behind the best, of who left at a stage
+    estimate : float [I, C]: the answer before the first pull, NaN where there is none
     """
 
-    def __init__(self, n_classes: int, k_max: int, rule: Rule, block: int = 1):
+    scores: Array
+    alive: Array
+    n: Array
+    left_at: Array
+    stage: Array
+    left_stage: Array
+    behind: Array
+    estimate: Array
+    _ARRAYS = ("scores", "alive", "n", "left_at", "stage", "left_stage", "behind", "estimate")
+
+    def __init__(
+        self, n_races: int, n_classes: int, k_max: int, rule: Rule, block: int = 1,
+        scores: Array | None = None,
+    ):  # fmt: skip
         if n_classes < 2:
             raise ValueError(f"a race needs at least two classes, got {n_classes}")
         if k_max < 1:
             raise ValueError(f"a race needs at least one order, got {k_max}")
         self.rule, self.k_max, self.block = rule, k_max, block
-        self.by_order = np.full((k_max * block, n_classes), np.nan)
-        self.alive = np.ones(n_classes, bool)
-        self.left_at = np.zeros(n_classes, int)  # pulls scored when a class left; 0 while it is in
-        self.n = 0  # complete pulls: every living class has its score
-        self.prefix_scores: Array | None = None  # [C], the answer before the first pull is complete
-        self.rung_gap = np.full(n_classes, np.nan)  # nats behind the best, of who left at a rung
-        self.passes = 0
-        self._looks = rule.looks(n_classes, k_max)
-        self._issued = 0
-        self._rungs = rungs_of(rule)
-        self._rung, self._rung_issued = 0, False  # how many rungs are done; whether the next was asked for
-        self._rung_scores = np.full(n_classes, np.nan)
-        self._means: Array | None = None  # as they are now, once asked for
+        self.n_classes = n_classes
+        self.looks = np.array(rule.looks(n_classes, k_max))
+        self.stages = rule.first_stages
+        self._full = scores is not None
+        each = (n_races, n_classes)
+        self.scores = np.full((n_races, k_max * block, n_classes), np.nan) if scores is None else scores
+        self.alive = np.ones(each, bool)
+        self.n, self.stage = np.zeros(n_races, int), np.zeros(n_races, int)
+        self.left_at, self.left_stage = np.zeros(each, int), np.full(each, -1)
+        self.behind, self.estimate = np.full(each, np.nan), np.full(each, np.nan)
 
-    @property
-    def n_classes(self) -> int:
-        return len(self.alive)
+    @classmethod
+    def recorded(cls, scores: Array, block: int = 1) -> Races:
+        """Races as they ended, of which [I, K · block, C] was scored, NaN from where a class had left on."""
+        self = cls(len(scores), scores.shape[2], scores.shape[1] // block, FixedRule(), block, scores)
+        self.n[:] = self.k_max
+        scored = ~np.isnan(self.pulls(slice(None), self.k_max))
+        seen = np.where(scored.all(axis=1), self.k_max, scored.argmin(axis=1))  # up to the first gap
+        self.alive = seen == self.k_max
+        self.left_at = np.where(self.alive, 0, seen)
+        self.left_stage = np.where(seen == 0, 0, -1)
+        self.behind[seen == 0] = np.inf
+        return self
 
-    @property
-    def orders(self) -> int:
-        """Whole orders used so far."""
-        return self.n * self.block
+    # what happens
 
-    @property
-    def pulls(self) -> Array:
-        """Log-likelihoods averaged over each pull's orders: [n, C], NaN where a class was already out."""
-        scores = self.by_order[: self.orders]
-        return scores if self.block == 1 else scores.reshape(self.n, self.block, -1).mean(axis=1)
+    def done(self, rows: Array | slice = slice(None)) -> Array:
+        """One class left, or all orders used: bool [rows]."""
+        found: Array = (self.n[rows] >= self.k_max) | (self.alive[rows].sum(axis=1) <= 1)
+        return found
 
-    @property
-    def done(self) -> bool:
-        """One class left, or all orders used."""
-        return self.n >= self.k_max or int(self.alive.sum()) <= 1
+    def leave_stage(self, rows: Array, scores: Array) -> None:
+        """Drop who is hopeless by a stage's estimate; it is the answer until there is a better one.
 
-    def request(self) -> Request:
-        """Orders up to the rule's next look that were not asked for yet, for the living classes."""
-        if self._rung < len(self._rungs) and not self.done:
-            asked, self._rung_issued = self._rung_issued, True
-            return Request(() if asked else (0,), np.flatnonzero(self.alive), self._rungs[self._rung][0])
-        look = next((n for n in self._looks if n > self.n), self.k_max)
-        first, self._issued = self._issued, max(self._issued, look * self.block)
-        orders = tuple(range(first, self._issued)) if not self.done else ()
-        return Request(orders, np.flatnonzero(self.alive))
-
-    def request_ahead(self) -> Request:
-        """The next order past what was asked for, of the living classes: scores in hand cut no look short.
-
-        Decisions do not change; whoever leaves at a look before it was scored in vain.
+        scores : of the stage that each of these races is at, nats: [rows, C], of the dead whatever
         """
-        orders: tuple[int, ...] = ()
-        if self._rung == len(self._rungs) and not self.done and self._issued < self.k_max * self.block:
-            orders = (self._issued,)
-            self._issued += 1
-        return Request(orders, np.flatnonzero(self.alive))
+        at, alive = self.stage[rows], self.alive[rows]
+        gap = np.array([stage.gap for stage in self.stages])[at][:, None]
+        best = np.where(alive, scores, -np.inf).max(axis=1, keepdims=True)
+        behind = best - scores
+        left = alive & (behind > gap)
+        self.alive[rows] = alive & ~left
+        self.left_stage[rows] = np.where(left, at[:, None], self.left_stage[rows])
+        self.behind[rows] = np.where(left, behind, self.behind[rows])
+        self.estimate[rows] = np.where(self.alive[rows], scores, best - self.behind[rows])
+        self.stage[rows] += 1
 
-    def record(self, order: int, classes: Array, values: Array, prefix: int | None = None) -> None:
-        """Take log-likelihoods [n] of one order, for some or all of the classes asked for.
+    def advance(self, rows: Array) -> None:
+        """Take the looks that the scores of these races allow."""
+        rows = rows[~self.done(rows)]
+        while len(rows):
+            ready = self._ready(rows)
+            look = self.looks[np.searchsorted(self.looks, self.n[rows], side="right")]
+            self.n[rows] = np.minimum(look, ready)
+            rows, look = rows[ready >= look], look[ready >= look]
+            for n in np.unique(look).tolist():
+                self._look(rows[look == n], n)
+            rows = rows[~self.done(rows)]
 
-        prefix : as in the request they answer. Raises ValueError for numbers that are not finite: NaN marks
-        what was not scored.
-        """
-        values = np.asarray(values, float)
-        if not np.isfinite(values).all():
-            raise ValueError(f"log-likelihoods must be finite, and some of order {order} are not")
-        self.passes += len(classes)
-        self._means = None
-        if prefix is not None:
-            self._rung_scores[classes] = values
-            if np.isfinite(self._rung_scores[self.alive]).all():
-                self._leave_rung()
-            return
-        self.by_order[order, classes] = values
-        self._advance()
+    def _ready(self, rows: Array) -> Array:
+        """Pulls for which every living class has its score: int [rows]."""
+        if self._full:
+            return np.full(len(rows), self.k_max)
+        lacks = (np.isnan(self.scores[rows]) & self.alive[rows][:, None]).any(axis=2)
+        orders = np.where(lacks.any(axis=1), lacks.argmax(axis=1), lacks.shape[1])
+        found: Array = orders // self.block
+        return found
 
-    def record_prefix(self, values: Array) -> None:
-        """Log-likelihoods [C] of a prefix of the first order: the answer until the first pull is in."""
-        self.prefix_scores, self._means = np.asarray(values, float), None
+    def _look(self, rows: Array, n: int) -> None:
+        alive = self.alive[rows]
+        keep = self._decide(Seen(self.pulls(rows, n), alive, self.k_max))
+        self.left_at[rows] = np.where(alive & ~keep, n, self.left_at[rows])
+        self.alive[rows] = keep
 
-    def _leave_rung(self) -> None:
-        """Drop who is hopeless at this rung; its scores are the answer until there are better ones."""
-        scores, gap = self._rung_scores, self._rungs[self._rung][1]
-        keep, behind = leave_rung(scores[None], self.alive[None], gap)
-        self.rung_gap[self.alive & ~keep[0]] = behind[0][self.alive & ~keep[0]]
-        self.alive = keep[0]
-        self.prefix_scores = np.where(self.alive, scores, scores[self.alive].max() - self.rung_gap)
-        self._rung, self._rung_issued = self._rung + 1, False
-        self._rung_scores = np.full(self.n_classes, np.nan)
+    def _decide(self, seen: Seen) -> Array:
+        """Who stays; at K_max the leader alone: bool [rows, C]."""
+        if seen.n < self.k_max:
+            return self.rule.keep(seen)
+        leader = mean_scores(seen.pulls, seen.alive).argmax(axis=1)
+        found: Array = np.arange(seen.n_classes) == leader[:, None]
+        return found
 
-    def _advance(self) -> None:
-        while not self.done:
-            rows = self.by_order[self.orders : self.orders + self.block, self.alive]
-            if np.isnan(rows).any():
-                return
-            self.n += 1
-            if self.n in self._looks:
-                self._look()
+    def move(self, row: int, to: Races, at: int) -> None:
+        """Copy a race into another stack of such races."""
+        for name in self._ARRAYS:
+            getattr(to, name)[at] = getattr(self, name)[row]
 
-    def _look(self) -> None:
-        scores, alive = self.pulls[None], self.alive[None]
-        keep = decide(self.rule, scores, alive, self.k_max)[0]
-        self.left_at[self.alive & ~keep] = self.n
-        self.alive = keep
+    # what it has come to
 
-    def means(self) -> Array:
-        """Order-averaged log-likelihood of every class, nats: [C]; −inf before anything was scored.
-
-        A class that left has no score on later orders. Its mean is the leader's less their paired
-        difference over the pulls they share (never above the leader's), so that the ups and downs of the
-        later orders, which move every class, do not move its distance to the leader. Who left at a rung
-        is as far behind as it was there.
-        """
-        if self._means is None:
-            self._means = self._compute_means()
-        return self._means.copy()
-
-    def _compute_means(self) -> Array:
-        if self.n == 0:
-            empty = np.full(self.n_classes, -np.inf)
-            return empty if self.prefix_scores is None else self.prefix_scores
-        pulls = self.pulls
-        means = pulls.mean(axis=0)  # NaN for who left early
-        leader = int(np.where(self.alive, means, -np.inf).argmax())
-        for n, members in self._cohorts():
-            if n == 0:
-                means[members] = means[leader] - self.rung_gap[members]
-            elif n < self.n:
-                gap = (pulls[:n, [leader]] - pulls[:n, members]).mean(axis=0)
-                means[members] = means[leader] - np.maximum(gap, 0)
-        found: Array = means
+    def pulls(self, rows: Array | slice, n: int) -> Array:
+        """The first n pulls, averaged over their orders: [rows, n, C], NaN where a class was out."""
+        scores: Array = self.scores[rows, : n * self.block]
+        if self.block == 1:
+            return scores
+        found: Array = scores.reshape(len(scores), n, self.block, self.n_classes).mean(axis=2)
         return found
 
     @property
-    def leader(self) -> int:
-        """The answer now: the living class of highest mean."""
-        return int(np.where(self.alive, self.means(), -np.inf).argmax())
+    def seen(self) -> Array:
+        """Pulls that were scored of each class: int [I, C]."""
+        until = np.where(self.left_at > 0, self.left_at, self.n[:, None])
+        return np.where(self.left_stage < 0, until, 0)
 
-    def intervals(self) -> tuple[Array, Array]:
-        """Lower and upper bounds of every class's mean for display: two [C].
+    def means(self) -> Array:
+        """Order-averaged log-likelihood of every class, nats: [I, C]; −∞ before anything was scored.
 
-        `marginal`'s are its own confidence bounds. The paired rules bound differences, so theirs are the
-        class's mean ± the half-width on its difference to the leader (the leader's own: that of its
-        closest rival): a class leaves when its upper bound falls below the leader's mean. The bounds of a
-        class that left are as wide as when it left, and move with its mean (:meth:`means`). Rules without
-        bounds give (−inf, inf).
+        A class that left has no score on later orders. Its mean is the leader's less their paired
+        difference over the pulls they share (never above the leader's), so that the ups and downs of the
+        later orders, which move every class, do not move its distance to the leader. Who left at a stage
+        is as far behind as it was there.
         """
-        means = self.means()
-        lower = np.full(self.n_classes, -np.inf)
-        upper = np.full(self.n_classes, np.inf)
-        pulls = self.pulls
-        for n, members in self._cohorts():
-            if n == 0:
-                continue
-            widths = self.rule.half_widths(Seen(pulls[None, :n], self._alive_at(n)[None], self.k_max))
-            if widths is None:
-                continue
-            half = widths[0]
-            lower[members], upper[members] = (means - half)[members], (means + half)[members]
-        return lower, upper
+        most = int(self.n.max(initial=0))
+        pulls, seen, n = self.pulls(slice(None), most), self.seen, self.n[:, None]
+        k = np.arange(most)[:, None]
+        inside = k < seen[:, None]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means = np.where(inside, pulls, 0).sum(axis=1) / n  # of who has all n pulls
+            leader = np.where(self.alive, means, -np.inf).argmax(axis=1)[:, None]
+            lead = np.take_along_axis(means, leader, axis=1)
+            gap = np.where(inside, np.take_along_axis(pulls, leader[:, None], axis=2) - pulls, 0)
+            away = np.maximum(gap.sum(axis=1) / seen, 0)
+        means = np.where(seen < n, lead - np.where(self.left_stage < 0, away, self.behind), means)
+        nothing = np.where(np.isnan(self.estimate), -np.inf, self.estimate)
+        return np.where(n > 0, means, nothing)
 
-    def separation(self, bound: Bound) -> float:
-        """The smallest δ at which the leader is separated from every rival, in [0, 1].
+    @property
+    def prediction(self) -> Array:
+        """The answer now, the living class of highest mean: int [I]."""
+        found: Array = np.where(self.alive, self.means(), -np.inf).argmax(axis=1)
+        return found
 
-        The largest, over rivals, of the bound's tail for the pair at the last pull that the rival was in
-        (against the leader of that moment), times the union over rivals and (unless the bound is
-        anytime-valid) looks. 0 when all K_max orders were scored; 1 before the first pull. Who left at a
-        rung is not counted: a calibration, not this bound, answers for that.
-        """
-        if self.n == 0:
-            return 1.0
-        worst, pulls = 0.0, self.pulls
-        for n, members in self._cohorts():
-            if n == 0:
-                continue
-            leader = int(mean_scores(pulls[None, :n], self._alive_at(n)[None])[0].argmax())
-            members = members[members != leader]
-            if len(members) == 0 or n >= self.k_max:
-                continue
-            diff = pulls[:n, [leader]] - pulls[:n, members]
-            var = diff.var(axis=0, ddof=1) if n > 1 else np.zeros(len(members))
-            worst = max(worst, float(np.max(bound.tail(diff.mean(axis=0), var, n, self.k_max))))
-        looks = 1 if bound.anytime else max(1, len(self._looks) - 1)
-        return min(1.0, worst * (self.n_classes - 1) * looks)
+    @property
+    def decided(self) -> Array:
+        """One class left before K_max: bool [I]."""
+        found: Array = (self.alive.sum(axis=1) == 1) & (self.n < self.k_max)
+        return found
 
-    def _cohorts(self) -> list[tuple[int, Array]]:
-        """Classes grouped by how many pulls they have."""
-        pulls = np.where(self.alive, self.n, self.left_at)
-        return [(int(n), np.flatnonzero(pulls == n)) for n in np.unique(pulls)]
+    @property
+    def passes(self) -> Array:
+        """Class scores that the race took, in pulls: int [I]."""
+        found: Array = self.seen.sum(axis=1)
+        return found
 
-    def _alive_at(self, n: int) -> Array:
-        return self.alive | (self.left_at >= n)
+    @property
+    def stage_rows(self) -> Array:
+        """Classes estimated at each stage: int [I, stages]; 0 where a race had ended by then."""
+        at = np.arange(len(self.stages))
+        there = (self.left_stage[:, :, None] < 0) | (self.left_stage[:, :, None] >= at)
+        rows = there.sum(axis=1)
+        return np.where((rows > 1) & (at < self.stage[:, None]), rows, 0)
 
-    def aggregate(self, how: str, temperature: float = 1.0) -> Array:
-        """Class probabilities [C] from what was scored.
-
-        `mean`: soft-max of :meth:`means` over `temperature`. `logmeanexp` and `softmax`, the reference's
-        alternatives: log of the mean likelihood, and the mean of each order's soft-max.
-        """
-        scores = self.pulls if self.n else self.means()[None]
-        if how == "mean":
-            means = self.means()
-            nothing = np.isneginf(means).all()
-            return np.full(len(means), 1 / len(means)) if nothing else softmax(means / temperature)
-        if np.isnan(scores).any():
-            raise ValueError(f"aggregation {how!r} needs every class scored on every order: use rule 'fixed'")
-        scores = aggregate_scores(scores, how)
-        return scores if how == "softmax" else softmax(scores / temperature)
-
-
-def decide(rule: Rule, scores: Array, alive: Array, k_max: int) -> Array:
-    """Who stays after the scores' n orders; at k_max the leader alone: bool [I, C]."""
-    if scores.shape[1] < k_max:
-        return rule.keep(Seen(scores, alive, k_max))
-    leader = mean_scores(scores, alive).argmax(axis=1)
-    found: Array = np.arange(scores.shape[2]) == leader[:, None]
-    return found
+    @property
+    def tokens(self) -> Array:
+        """Tokens scored at stages, over all classes: int [I]."""
+        found: Array = self.stage_rows @ np.array([s.source for s in self.stages], int).reshape(-1)
+        return found
 
 
 def aggregate_scores(scores: Array, how: str) -> Array:
@@ -295,63 +245,19 @@ def rungs_of(rule: Rule) -> tuple[tuple[int, float], ...]:
     return tuple((stage.source, stage.gap) for stage in rule.first_stages)
 
 
-def leave_rung(scores: Array, alive: Array, gap: float) -> tuple[Array, Array]:
-    """Who stays at a rung, bool [I, C], and how far behind the best each is: from scores, alive [I, C]."""
-    behind = np.where(alive, scores, -np.inf).max(axis=1, keepdims=True) - scores
-    return alive & ~(behind > gap), behind
-
-
-@dataclass(frozen=True)
-class Outcomes:
-    """What a rule did to a stack of I fully scored images."""
-
-    prediction: Array  # int [I]
-    pulls: Array  # int [I]: pulls used
-    passes: Array  # int [I]: class scores taken, in pulls
-    decided: Array  # bool [I]: one class left before k_max
-    left_at: Array  # int [I, C]: pulls scored when a class left; 0 for the answer, and who left at a rung
-    tokens: Array  # int [I]: tokens scored at rungs, over all classes
-    rung_rows: Array  # int [I, rungs]: classes scored at each rung
-    rung_gap: Array  # float [I, C]: nats behind the best, of who left at a rung; NaN for the others
-
-
-def run(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None) -> Outcomes:
-    """Race every image of a full score tensor [I, K, C] at once: the live race's decisions, vectorised.
+def run(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None, block: int = 1) -> Races:
+    """Race every image of a full score tensor [I, K, C] to its end.
 
     rung_scores : of order 0 at each rung of the rule, tokens → [I, C]. Raises ValueError where one lacks.
+    block : orders a pull, as :class:`Races`
     """
     scores = np.ascontiguousarray(scores, float)
-    n_images, k_max, n_classes = scores.shape
-    alive = np.ones((n_images, n_classes), bool)
-    tokens = np.zeros(n_images, int)
-    rung_gap = np.full((n_images, n_classes), np.nan)
-    rung_rows = np.zeros((n_images, len(rungs_of(rule))), int)
-    for at, (prefix, gap) in enumerate(rungs_of(rule)):
-        if prefix not in (rung_scores or {}):
-            raise ValueError(f"rule {rule.name!r} has a rung at {prefix} tokens, which was not scored")
+    races = Races(len(scores), scores.shape[2], scores.shape[1] // block, rule, block, scores)
+    for stage in races.stages:
+        if stage.source not in (rung_scores or {}):
+            raise ValueError(f"rule {rule.name!r} has a rung at {stage.source} tokens, which was not scored")
         assert rung_scores is not None
-        racing = alive.sum(axis=1) > 1
-        rung_rows[racing, at] = alive[racing].sum(axis=1)
-        tokens += rung_rows[:, at] * prefix
-        keep, behind = leave_rung(rung_scores[prefix], alive, gap)
-        leaving = alive & ~keep & racing[:, None]
-        rung_gap[leaving] = behind[leaving]
-        alive &= ~leaving
-    at_rung = ~alive
-    pulls = np.zeros(n_images, int)
-    passes = np.zeros(n_images, int)
-    left_at = np.zeros((n_images, n_classes), int)
-    before = 0
-    for look in rule.looks(n_classes, k_max):
-        racing = alive.sum(axis=1) > 1
-        if not racing.any():
-            break
-        passes[racing] += alive[racing].sum(axis=1) * (look - before)
-        pulls[racing] = look
-        alive[racing] = decide(rule, scores[racing, :look], alive[racing], k_max)
-        left_at[~alive & ~at_rung & (left_at == 0)] = look
-        before = look
-    decided = pulls < k_max
-    # the leader of the living; they share their pulls
-    prediction = alive.argmax(axis=1)
-    return Outcomes(prediction, pulls, passes, decided, left_at, tokens, rung_rows, rung_gap)
+        racing = np.flatnonzero(races.alive.sum(axis=1) > 1)
+        races.leave_stage(racing, rung_scores[stage.source][racing])
+    races.advance(np.arange(len(scores)))
+    return races

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anytime_cls.race.races import Outcomes
+from anytime_cls.race.races import Races
 from anytime_cls.traces.cost import pass_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import Scores
@@ -94,11 +94,19 @@ def progress(scored: Scored, block: int = 1, cost: float = 1.0) -> Progress:
     return Progress(leader, spent, racing, n_rungs)
 
 
-def taken(outcome: Outcomes, pulls: int) -> Array:
-    """Which pulls races took of each class: bool [I, pulls, C]."""
-    until = np.where(outcome.left_at > 0, outcome.left_at, outcome.pulls[:, None])
-    until = np.where(np.isnan(outcome.rung_gap), until, 0)
-    return np.arange(pulls)[:, None] < until[:, None]
+def raced(races: Races, rungs: Mapping[int, Array], rung_cost: Mapping[int, float]) -> Scored:
+    """What a stack of replayed races scored.
+
+    rungs: what `races.run` was given of order 0, tokens → [I, C]. rung_cost: tokens → a pass in whole ones.
+    """
+    until = races.seen[:, None] * races.block
+    orders = np.where(np.arange(races.scores.shape[1])[:, None] < until, races.scores, np.nan)
+    rows, tokens = races.stage_rows, [stage.source for stage in races.stages]
+    at_rungs = np.full((len(orders), len(tokens), races.n_classes), np.nan)
+    for at, m in enumerate(tokens):
+        inside = (races.left_stage < 0) | (races.left_stage >= at)
+        at_rungs[:, at] = np.where(inside & (rows[:, at, None] > 0), rungs[m], np.nan)
+    return Scored(orders, at_rungs, rows * np.array([rung_cost[m] for m in tokens]))
 
 
 def recorded(trace: Trace, images: int = 256) -> Iterator[tuple[Array, Scored]]:

@@ -18,37 +18,12 @@ import numpy as np
 from anytime_cls.draws.orders import block_of, distinct_orders
 from anytime_cls.race.decision import UNRANKED
 from anytime_cls.race.fitted import Design, Fitted
-from anytime_cls.race.races import Outcomes
 from anytime_cls.traces.cost import pass_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError, TraceError
 
 Array = np.ndarray
 STACK = 1 << 19  # scores in a stack: races take about ten times its 4 MiB
-
-
-def means_at_decision(scores: Array, outcome: Outcomes) -> Array:
-    """Mean log-likelihoods [I, C], nats, as they stood when each race ended: `Race.means` of a stack.
-
-    Of a race that ended at a rung, relative to its answer's.
-
-    scores : pulls [I, K, C] that `outcome` was raced on
-    """
-    return _means(np.cumsum(scores, axis=1), outcome)
-
-
-def _means(total: Array, outcome: Outcomes) -> Array:
-    """`means_at_decision` from running sums over pulls [I, K, C]."""
-    image = np.arange(len(total))[:, None]
-    answer, pulls = outcome.prediction[:, None], outcome.pulls[:, None]
-    seen = np.maximum(1, np.where(outcome.left_at > 0, outcome.left_at, pulls))
-    lead = np.where(pulls > 0, total[image, pulls - 1, answer] / np.maximum(pulls, 1), 0)
-    behind = total[image, seen - 1, answer] - total[image, seen - 1, np.arange(total.shape[2])]
-    means = np.where(seen < pulls, lead - np.maximum(behind / seen, 0), lead - behind / seen)
-    if np.isnan(outcome.rung_gap).all():
-        found: Array = means
-        return found
-    return np.where(np.isnan(outcome.rung_gap), np.where(pulls > 0, means, lead), lead - outcome.rung_gap)
 
 
 def ranks(means: Array, prediction: Array, label: Array) -> Array:
@@ -136,7 +111,7 @@ class Source:
             at += len(stack)
             good = self.good[images]
             images, stack = images[good], stack[good]
-            if len(images) and self.block > 1:  # as Race.pulls: bounds hold for means of whole blocks
+            if len(images) and self.block > 1:  # as Races.pulls: bounds hold for means of whole blocks
                 shape = (len(stack), self.k_max // self.block, self.block, self.n_classes)
                 stack = stack.reshape(shape).mean(axis=2)
             if len(images):

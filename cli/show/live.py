@@ -146,7 +146,7 @@ def _clock(spending: Spending, budget: Budget | None, width: int) -> Line:
 
 def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
     race = job.race
-    means = race.means() if race.n or race.prefix_scores is not None else race.by_order[0]
+    means = race.means() if race.n or race.estimated else race.by_order[0]
     known = np.isfinite(means)
     if not known.any():
         return []

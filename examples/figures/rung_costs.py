@@ -41,9 +41,9 @@ def main() -> None:
             for images, pulls, scores in source.stacks_with_rungs(None, lengths):
                 raced = run(rule, pulls, scores)
                 tokens[images] = raced.passes * source.block * source.pass_tokens + raced.tokens
-                for before, rows in zip(lengths, raced.rung_rows.T[1:], strict=False):
+                for before, rows in zip(lengths, raced.stage_rows.T[1:], strict=False):
                     again[images] += rows * before  # those scored at the next rung
-                left = np.isnan(raced.rung_gap).sum(axis=1) * (raced.pulls > 0)
+                left = np.isnan(raced.behind).sum(axis=1) * (raced.n > 0)
                 again[images] += left * max(lengths, default=0)
             error = found["calibrated"][0]["held_out"]["disagreement"]["value"]
             share = again[held_out].sum() / tokens[held_out].sum()

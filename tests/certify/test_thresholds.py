@@ -239,7 +239,7 @@ def test_rungs_make_cheaper_races_within_the_risk(rung_trace, prefix):
     assert held["disagreement"]["errors"] == wrong[parts.held_out].sum()
     tokens = (outcome.passes * m + outcome.tokens)[parts.held_out]
     assert held["tokens"] == pytest.approx(tokens.mean(), abs=0.06)
-    rows = (outcome.passes + outcome.rung_rows.sum(axis=1))[parts.held_out]
+    rows = (outcome.passes + outcome.stage_rows.sum(axis=1))[parts.held_out]
     assert held["passes"] == pytest.approx(rows.mean(), abs=0.006)
     assert held["saving"] == pytest.approx(8 * 6 * m / tokens.mean(), rel=0.001)
     assert held["tokens"] < plain["calibrated"][0]["held_out"]["tokens"]

@@ -359,7 +359,7 @@ def test_picture_fits(width, n_classes):
     from anytime_cls.draws.orders import OrderSampler
     from anytime_cls.engine.engine import Job
     from anytime_cls.race.bounds import ModeratedT, VariancePrior
-    from anytime_cls.race.races import Race
+    from anytime_cls.race.race import Race
     from anytime_cls.race.rules import PairedRule
     from anytime_cls_cli.show.live import picture
 

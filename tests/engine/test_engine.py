@@ -5,12 +5,13 @@ import pytest
 import torch
 
 from anytime_cls.draws.orders import OrderSampler
-from anytime_cls.engine.engine import ACTIVE_RACES, WINDOW
 from anytime_cls.engine.engine import Engine as EngineOf
 from anytime_cls.engine.job import Job
+from anytime_cls.engine.window import ACTIVE_RACES, AHEAD
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.peers import FunnelRule, HalvingRule
-from anytime_cls.race.races import Race, run
+from anytime_cls.race.race import Race
+from anytime_cls.race.races import run
 from anytime_cls.race.rules import FixedRule, Stage
 from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.randar import RandAR
@@ -164,15 +165,15 @@ def test_a_race_with_rungs_is_the_race_of_its_scores(model):
         outcome = run(Rungs(), full.race.by_order[None], {m: at[0, m][None] for m in (2, 4)})
         done = next(Engine(model).race([job(index, Rungs(), length=8)]))
         race = done.race
-        assert (race.leader, race.n) == (outcome.prediction[0], outcome.pulls[0])
-        assert race.passes == outcome.passes[0] + outcome.rung_rows[0].sum()
+        assert (race.leader, race.n) == (outcome.prediction[0], outcome.n[0])
+        assert race.passes == outcome.passes[0] + outcome.stage_rows[0].sum()
         cost = [model.config.flops(m) / model.config.flops() for m in (2, 4, 8)]
-        spent = np.dot(cost, [*outcome.rung_rows[0], outcome.passes[0]])
+        spent = np.dot(cost, [*outcome.stage_rows[0], outcome.passes[0]])
         assert done.spending.passes == pytest.approx(spent)
-        np.testing.assert_allclose(race.rung_gap, outcome.rung_gap[0], atol=1e-4)
+        np.testing.assert_allclose(race.races.behind[race.row], outcome.behind[0], atol=1e-4)
         means, answer = race.means(), race.leader
         assert np.isfinite(means).all() and means.argmax() == answer
-        assert (means[~np.isnan(race.rung_gap)] < means[answer]).all()
+        assert (means[~np.isnan(race.races.behind[race.row])] < means[answer]).all()
         assert {r.prefix for r in done.records} <= {2, 4, 8} and done.records[0].prefix == 2
 
 
@@ -237,18 +238,18 @@ def test_few_races_are_held_however_slow_the_first():
     for done in Engine(Stub(), batch_size=32).race(jobs()):
         waiting.add(done.index)
         held.append(len(begun) - min(set(range(601)) - waiting))
-    assert len(waiting) == 600 and ACTIVE_RACES < max(held) <= WINDOW * ACTIVE_RACES + 1
+    assert len(waiting) == 600 and ACTIVE_RACES < max(held) <= AHEAD * ACTIVE_RACES + 1
 
 
 def test_rows_of_different_images_share_batches(model, monkeypatch):
     engine, sizes = Engine(model, batch_size=40), []  # room for one tile of 32
-    run = engine._run
+    run = engine.run
 
     def spy(pieces, at, pad):
         sizes.append(sum(len(piece.classes) for piece in pieces))
         return run(pieces, at, pad)
 
-    monkeypatch.setattr(engine, "_run", spy)
+    monkeypatch.setattr(engine, "run", spy)
     list(engine.race(job(i) for i in range(12)))
     assert max(sizes) == 32
     assert np.mean(sizes) > 25  # races of six classes and fewer fill batches of 32 between them
@@ -324,8 +325,8 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    monkeypatch.setattr("anytime_cls.engine.engine.time", fake)
-    monkeypatch.setattr("anytime_cls.engine.spending.time", fake)
+    for module in ("engine", "spending", "timed", "window"):
+        monkeypatch.setattr(f"anytime_cls.engine.{module}.time", fake)
     return fake
 
 

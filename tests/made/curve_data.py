@@ -7,7 +7,7 @@ import numpy as np
 
 from anytime_cls.curves.file import CurveRun, Curves
 from anytime_cls.race.bounds import VariancePrior
-from anytime_cls.race.races import Race
+from anytime_cls.race.race import Race
 from anytime_cls.race.registry import make_rule
 from anytime_cls.traces.schema import ImageRow, Scores
 from anytime_cls.traces.write import TraceWriter

@@ -15,7 +15,8 @@ from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.presets import PRESETS, overridden, preset, preset_options
-from anytime_cls.race.races import Race, aggregate_scores
+from anytime_cls.race.race import Race
+from anytime_cls.race.races import aggregate_scores
 from anytime_cls.race.rules import FixedRule
 from anytime_cls_cli.errors import Refused
 from anytime_cls_cli.preset import apply_preset

@@ -14,7 +14,8 @@ from scipy.integrate import quad
 from scipy.special import softmax
 from scipy.stats import t as student
 
-from anytime_cls.race.races import Race, run
+from anytime_cls.race.race import Race
+from anytime_cls.race.races import run
 from anytime_cls.race.registry import SETTINGS, make_rule
 from anytime_cls.race.rules import Seen, paired
 from anytime_cls.race.value import PRICE, ValueRule, change_gain
@@ -130,7 +131,7 @@ def test_coin_tosses_are_not_paid_for():
     scores = races(4, 100, n_classes=2, k_max=K, spread=0.05)
     careful = run(make_rule("paired", 0.05, PRIORS), scores)
     value = run(ValueRule(PRIOR, 500.0, 1e-3), scores)
-    assert careful.pulls.mean() > 0.7 * K and (value.pulls == 1).all()
+    assert careful.n.mean() > 0.7 * K and (value.n == 1).all()
 
 
 @pytest.mark.parametrize("prior", [PRIOR, None], ids=["prior", "plain"])
@@ -140,7 +141,7 @@ def test_stacks_decide_as_live_races_one_by_one(prior):
     stack = run(rule, scores)
     for i in range(60):
         race = play(rule, scores[i])
-        assert (race.leader, race.n, race.passes) == (stack.prediction[i], stack.pulls[i], stack.passes[i])
+        assert (race.leader, race.n, race.passes) == (stack.prediction[i], stack.n[i], stack.passes[i])
     if prior is None:  # no variance before two orders
         assert rule.keep(Seen(scores[:, :1], np.ones((60, 7), bool), K)).all()
 

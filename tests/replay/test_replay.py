@@ -18,10 +18,10 @@ from anytime_cls.models.known import known_of
 from anytime_cls.models.zoo import read_card
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
 from anytime_cls.race.fitted import WHOLE, Design, Fit, Fitted
-from anytime_cls.race.races import Race, run
+from anytime_cls.race.race import Race
+from anytime_cls.race.races import run
 from anytime_cls.race.registry import RULES, make_rule
 from anytime_cls.replay import source as replay
-from anytime_cls.replay.source import means_at_decision
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError
 
@@ -59,11 +59,11 @@ def test_a_replay_is_the_race_driven_step_by_step(rule, n_classes, k_max, seed, 
     """Answer, pulls, passes, who left when, and the means that probability and ranking come from."""
     scores = races(seed, 3, n_classes, k_max, spread=scale)
     outcome = run(rule, scores)
-    means = means_at_decision(scores, outcome)
+    means = outcome.means()
     for i in range(3):
         race = race_of(rule, scores[i])
         assert (race.leader, race.n, race.passes) == (
-            outcome.prediction[i], outcome.pulls[i], outcome.passes[i],
+            outcome.prediction[i], outcome.n[i], outcome.passes[i],
         )  # fmt: skip
         left = np.where(race.alive, 0, race.left_at)
         np.testing.assert_array_equal(outcome.left_at[i], left)

@@ -19,7 +19,8 @@ from anytime_cls.engine.job import Job
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.load import any_order
 from anytime_cls.models.zoo import read_card
-from anytime_cls.race.races import Race, run
+from anytime_cls.race.race import Race
+from anytime_cls.race.races import run
 from anytime_cls.race.registry import make_rule
 from anytime_cls.scorers import registry
 from anytime_cls.testing import FakeScorer, FakeShape, check_scorer
@@ -165,7 +166,7 @@ def test_a_scorer_made_of_a_matrix_is_raced_as_a_replay_of_it(name, steps):
     done = {job.index: job.race for job in Engine(scorer).race(jobs)}
     outcome = run(rule, scores)
     assert [done[i].leader for i in range(5)] == outcome.prediction.tolist()
-    assert [done[i].n for i in range(5)] == outcome.pulls.tolist()
+    assert [done[i].n for i in range(5)] == outcome.n.tolist()
 
 
 def test_a_joint_scorer_is_never_cut():

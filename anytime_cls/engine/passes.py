@@ -1,0 +1,57 @@
+"""Rows of races through the engine, and their numbers back to the races."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from anytime_cls.engine.job import Job
+from anytime_cls.race.race import advance
+
+if TYPE_CHECKING:
+    from anytime_cls.engine.engine import Engine
+
+Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
+
+
+def score(engine: Engine, pieces: list[Rows], pad: bool) -> None:
+    """Run passes, all of one length, and hand the numbers to their races."""
+    at = tuple(sorted({m for job, _, _ in pieces for m in job.columns()}))
+    wanted = [job.piece(order, classes) for job, order, classes in pieces]
+    for (job, order, classes), sums in zip(pieces, engine.run(wanted, at, pad), strict=True):
+        values = sums[:, [at.index(m) for m in job.columns()]]
+        if _usable(engine, job, values):
+            job.receive(order, classes, values)
+    advance(job.race for job, _, _ in pieces)
+
+
+def score_prefix(engine: Engine, job: Job, pad: bool, on_update: Callable[[Job], None] | None) -> None:
+    """Not even one whole pull fits: score as much of the first order as does, for every class."""
+    assert job.spending is not None
+    if np.isfinite(job.race.by_order[0]).all():  # half a block did
+        job.race.record_prefix(job.race.by_order[0])
+        return
+    everyone = np.arange(job.race.n_classes)
+    prefix = min(job.length, job.spending.longest_prefix(len(everyone)))
+    values = np.empty(len(everyone))
+    step = engine.rows(prefix) if on_update is None else engine.tile(prefix)
+    for start in range(0, len(everyone), step):
+        some = everyone[start : start + step]
+        values[some] = engine.run([job.piece(0, some)], (prefix,), pad)[0][:, -1]
+        if not _usable(engine, job, values[some]):
+            return
+        job.spending.charge(len(some), prefix, len(some) / len(everyone))
+        if on_update is not None:
+            on_update(job)
+    job.record_prefix(prefix, values)
+
+
+def _usable(engine: Engine, job: Job, values: np.ndarray) -> bool:
+    """Whether these numbers can be raced; a job whose numbers overflowed ends with an error."""
+    if not np.isfinite(values).all():
+        job.error = f"the model's log-likelihoods are not finite in {engine.scorer.dtype}: use float32"
+        job.stop = "failed"
+        job.pending.clear()
+    return not job.error

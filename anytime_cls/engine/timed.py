@@ -1,0 +1,50 @@
+"""One race against the clock: no batch starts that is expected to end too late."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from anytime_cls.engine.job import Job
+from anytime_cls.engine.passes import Rows, score, score_prefix
+from anytime_cls.engine.spending import Spending
+
+if TYPE_CHECKING:
+    from anytime_cls.engine.engine import Engine
+
+SLICE = 0.05  # share of a time budget that one batch may take
+
+
+def race_timed(engine: Engine, job: Job, on_update: Callable[[Job], None] | None) -> None:
+    """Run a race under a budget in seconds to its end."""
+    engine.calibrate()
+    assert job.budget is not None
+    spending = job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started)
+    while not job.finished():
+        job.refill()
+        (order, classes), length = job.pending[0], job.next_length
+        ahead = 0.0 if job.views is None else job.views.seconds_ahead(order)
+        if not spending.fits(len(classes), length, seconds=ahead):
+            job.write_down(order)
+            if job.race.n == 0 and not job.race.estimated:
+                score_prefix(engine, job, False, on_update)  # a first order that cannot be ended
+            job.stop = "budget"
+            continue
+        # several orders of a short field may share a batch, as far as the clock allows
+        allowed = max(SLICE * job.budget.amount, engine.cost.seconds(1, length))
+        within = engine.cost.rows_within(min(allowed, spending.left - ahead), length)
+        room = min(engine.rows(length), within)
+        job.look_ahead(min(room, engine.cost.balanced_rows(length)))
+        pieces: list[Rows] = []
+        while room > 0 and (piece := job.take(room)) is not None:
+            pieces.append((job, *piece))
+            room -= len(piece[1])
+            if job.views is not None:  # the clock is asked before every view
+                break
+        score(engine, pieces, pad=False)
+        rows = sum(len(piece[2]) for piece in pieces)
+        spending.charge(rows, length, rows / max(1, len(classes)))
+        if on_update is not None:
+            on_update(job)
+    job.seconds = time.perf_counter() - job.started
