@@ -40,6 +40,7 @@ class AnytimeClassifier:
         self.load_seconds = 0.0
         self.tokenize_seconds = 0.0  # what the slowest image since the first took to tokenise
         self._warm = False
+        self._prepared: set[str] = set()
 
     @classmethod
     def load(
@@ -75,6 +76,14 @@ class AnytimeClassifier:
             self.engine.calibrate()
             self._warm = True
         return time.perf_counter() - began
+
+    def prepare(self, plan: RacePlan) -> None:
+        """Let a plan's screens make what they make once (a table): no image should pay for it."""
+        for name in plan.screens:
+            if name not in self._prepared:
+                every = np.array(plan.class_ids)
+                self.scorer.screens[name].estimate([self._grey()], plan.seed, [b""], every)
+                self._prepared.add(name)
 
     def plan(self, options: RaceOptions | RacePlan | None = None) -> RacePlan:
         """What these options come to with this model; a plan is taken as it is. Raises ValueError."""
@@ -139,6 +148,7 @@ class AnytimeClassifier:
     ) -> Iterator[Decision | Failure]:
         if plan.budget is not None and plan.budget.unit == "seconds":
             self.warm_up()
+        self.prepare(plan)
         finished: dict[int, Decision | Failure] = {}
 
         def jobs() -> Iterator[Job]:
@@ -165,7 +175,7 @@ class AnytimeClassifier:
         race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)
         job = Job(
             index, encoded, content, race, np.array(plan.class_ids), plan.draws, plan.design.steps, plan.seed,
-            plan.budget, began, plan.record, views,
+            plan.budget, began, plan.record, plan.screens, views,
         )  # fmt: skip
         job.error, job.stop = error, "failed" if error else ""
         job.seconds = time.perf_counter() - began

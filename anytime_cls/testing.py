@@ -34,6 +34,7 @@ class FakeShape:
     steps: int = 1
     unit: str = "nats"
     joint: bool = False
+    screens: Mapping[str, tuple[float, float]] = field(default_factory=dict)
 
     def draws(self, name: str, steps: int) -> Draws:
         return Numbered(name, steps)

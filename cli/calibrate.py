@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from . import options as option
 from .errors import FAILED, Refused, complain, readable
 from .outputs import check_output
 from .replay import numbers, progress_bar, tell
@@ -45,9 +46,19 @@ def calibrate(
                help="Prefixes of the first order, as recorded, after which the hopeless may leave; taken "
                "where that makes races cheaper."),
     ] = None,
+    screens: Annotated[
+        str | None,
+        Option(metavar="NAME,...", show_default=False,
+               help="Screens, as recorded, that may rank classes before the first order; taken likewise."),
+    ] = None,
     confidence: Annotated[
         float, Option(metavar="P", help="How sure each risk is held, over the draw of the fitted images.")
     ] = 0.95,
+    guarantee: Annotated[
+        str,
+        Option(metavar="NAME", help="confident: each risk is held for nearly every draw of the fitted "
+               "images, as sure as --confidence; mean: on average over them, for fewer passes."),
+    ] = "confident",
     split: Annotated[
         float, Option(metavar="P", help="Share of the images to fit on; the figures are of the others.")
     ] = 0.5,
@@ -91,7 +102,10 @@ def calibrate(
     """
     drops = numbers("--accuracy-drop", accuracy_drop, float) or []
     risks = numbers("--risk", risk or (None if drops else "0.01,0.02,0.05"), float) or []
-    rung_tokens = numbers("--rungs", rungs, int) or []
+    stages = [*option.listed(screens), *(numbers("--rungs", rungs, int) or [])]
+    if guarantee not in ("confident", "mean"):
+        raise Refused(f"--guarantee is confident or mean, not {guarantee!r}")
+    designs = len(traces) if recommend is not None else 1
     if priors and write_model is None:
         raise Refused("--priors replaces those of a model: name it with --write-model")
     if recommend is not None and (write_model is None or recommend not in risks):
@@ -120,7 +134,8 @@ def calibrate(
             for trace in recorded:
                 with progress_bar(quiet, "races") as progress:
                     calibrations.append(calibrate_trace(
-                        trace, risks, confidence, split, seed, drops, prefix, rung_tokens, progress
+                        trace, risks, confidence, split, seed, drops, prefix, stages, designs,
+                        guarantee == "mean", progress,
                     ))  # fmt: skip
     except ValueError as error:
         raise Refused(str(error)) from None
@@ -165,6 +180,9 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
         table.add_row(
             _held(entry), "calibrated", f"α {entry['alpha']:.3g}", *_fitted(entry), *_measured(held)
         )
+        if screening := entry.get("screening"):
+            worth = f"{screening['gap']:.3g} nats, worth {screening['weight']:.2g} orders"
+            table.add_row("", f"  screen {screening['screen']}", worth)
         for m, gap in entry.get("rungs", ()):
             table.add_row("", f"  rung at {m} tokens", f"{gap:.3g} nats")
         for other in fitted.get("prices", ()):

@@ -78,6 +78,7 @@ def _classify(
     seed: option.Seed = 0,
     orders: option.Orders = None,
     prefix: option.Prefix = None,
+    screen: option.Screen = None,
     aggregate: Annotated[
         str,
         Option(
@@ -122,7 +123,7 @@ def _classify(
 
     asked, note, set_by_it = apply_preset(context, preset, {
         "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget,
-        "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix,
+        "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix, "screen": screen,
         "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
     output = classify.Output(top, json, trace, live, quiet, tuple(context.obj))

@@ -20,7 +20,8 @@ Rule = Annotated[
         metavar="NAME",
         show_default=False,
         help="What drops classes: paired, strict, marginal, value, fixed (all orders, the paper's), funnel, "
-        "clark-jaini, halving, or calibrated (see 'calibrate'). Without --rule, --orders and --prefix the "
+        "clark-jaini, halving, calibrated (see 'calibrate'), or a screen alone: table, gradient. "
+        "Without --rule, --orders and --prefix the "
         "race is the one that the model recommends; else paired.",
     ),
 ]
@@ -46,6 +47,15 @@ Orders = Annotated[
         metavar="NAME",
         show_default=False,
         help="Orders: uniform, antithetic, stratified (with --prefix), raster or constant.",
+    ),
+]
+Screen = Annotated[
+    str | None,
+    Option(
+        metavar="NAME",
+        show_default=False,
+        help="Ranks every class before the first order: table, gradient or none. Default: the one that the "
+        "model's race was calibrated with, if any.",
     ),
 ]
 Prefix = Annotated[
@@ -89,6 +99,11 @@ def batch_size(text: str) -> int | None:
     if size == 0 or (size is None and word != "auto"):
         raise ValueError(f"--batch-size is a number of passes from 1, or auto, not {text!r}")
     return size
+
+
+def listed(text: str | None) -> tuple[str, ...]:
+    """Names parted by commas, each once."""
+    return tuple(dict.fromkeys(names(text) or ()))
 
 
 def names(text: str | None) -> list[str] | None:

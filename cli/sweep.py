@@ -48,6 +48,7 @@ def sweep(
     max_orders: option.MaxOrders = None,
     orders: option.Orders = None,
     prefix: option.Prefix = None,
+    screen: option.Screen = None,
     crops: option.Crops = "center",
     latent_noise: option.LatentNoise = 0.0,
     preset: option.Preset = None,
@@ -80,6 +81,11 @@ def sweep(
             show_default=False,
             help="Record the log-likelihood after so many tokens too; costs no further pass.",
         ),
+    ] = None,
+    record_screens: Annotated[
+        str | None,
+        Option(metavar="NAME,...", show_default=False,
+               help="Record the estimates of these screens too: table, gradient."),
     ] = None,
     trace: Annotated[
         str | None,
@@ -134,13 +140,15 @@ def sweep(
     """
     asked, note, set_by_it = apply_preset(context, preset, {
         "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget, "seed": seed,
-        "orders": orders, "prefix": prefix, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
+        "orders": orders, "prefix": prefix, "screen": screen, "crops": crops,
+        "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
     out = Output(trace, resume, overwrite, quiet, json, tuple(context.obj))
     try:
         out.check()
         rows = option.batch_size(batch_size)
         asked["prefixes"] = _prefixes(record_prefixes)
+        asked["screens"] = option.listed(record_screens)
         crew = Workers(workers, engine, address)
         from anytime_cls.datasets.names import open_dataset
         from anytime_cls.models.zoo import read_card

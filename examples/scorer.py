@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 
@@ -22,6 +23,7 @@ class Shape:  # on the card: a plan needs no weights
     steps: int = PIXELS
     unit: str = "nats"
     joint: bool = False
+    screens: ClassVar = {}  # none that rank all classes at once
 
     def draws(self, name, steps):
         return OrderSampler(name, PIXELS, prefix=steps)  # which pixels, in which order

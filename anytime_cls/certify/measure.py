@@ -19,7 +19,7 @@ from anytime_cls.race.registry import (
 )
 from anytime_cls.replay.source import Source
 from anytime_cls.stats.intervals import proportion
-from anytime_cls.stats.reliability import expected_calibration_error
+from anytime_cls.stats.reliability import error_floor, expected_calibration_error
 
 if TYPE_CHECKING:
     from anytime_cls.traces.read import Trace
@@ -91,6 +91,7 @@ def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images
         "images": len(label),
         "accuracy_at_k": accuracy_at(scores, label),
         "rules_at_delta_0.05": rule_table(scores, label, priors, RULES),
+        "ece_floor": round(error_floor(probability.max(axis=1)), 4),
         "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
         "orders": source.sampler_name,
         **tokens,

@@ -64,6 +64,17 @@ def p_value(losses: Array, risk: float) -> float:
     return float(min(math.exp(-n * divergence), bentkus, 1.0))
 
 
+def mean_test(losses: Array, risk: float) -> float:
+    """0 where conformal risk control holds the risk, else 1: losses [n] in [0, 1].
+
+    (Σ losses + 1) / (n + 1) ≤ r: then the risk of the next image, averaged over the draw of these n too, is
+    at most r, where losses grow with the threshold (Angelopoulos et al., *Conformal risk control*, ICLR 2024,
+    arXiv 2208.02814). Weaker than `p_value`'s guarantee, which holds for nearly every draw, and cheaper.
+    """
+    losses = np.asarray(losses, float)
+    return 0.0 if (losses.sum() + 1) / (len(losses) + 1) <= risk else 1.0
+
+
 def drop_p_value(losses: Array, drop: float, slack: float = 0.0025) -> float:
     """P-value of "the expected loss exceeds `drop`", for losses of −1, 0 and 1 (`accuracy_lost`): [n].
 

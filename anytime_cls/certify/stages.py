@@ -1,10 +1,10 @@
-"""Rungs: how far behind, after a few tokens of the first order, a class is hopeless.
+"""Stages before the first pull: how far behind, by a screen or after a few tokens, a class is hopeless.
 
-A prefix's log-likelihood is no unbiased estimate of a whole pass's, so no bound says how far. Traces do: the
-K_max winner's own distance behind the best at the rung has a tail, and the gap that a small share of winners
-exceed is read off it. That is a guess, made on a few images. So rungs and thresholds go from safe to loose
-together, and the fixed-sequence test on other images (thresholds.py) says how far along: a bad guess costs
-passes and not the guarantee.
+Neither a prefix's log-likelihood nor a screen's estimate is an unbiased estimate of a whole pass's, so no
+bound says how far. Traces do: the K_max winner's own distance behind the best has a tail, and the gap that a
+small share of winners exceed is read off it. That is a guess, made on a few images. So stages and thresholds
+go from safe to loose together, and the fixed-sequence test on other images (thresholds.py) says how far
+along: a bad guess costs passes and not the guarantee.
 """
 
 from __future__ import annotations
@@ -15,10 +15,15 @@ from itertools import combinations
 
 import numpy as np
 
+from anytime_cls.race.bounds import VariancePrior
+from anytime_cls.race.rules import Screening
+
 Array = np.ndarray
+Source = int | str  # tokens of the first order, or a screen's name
 Rungs = tuple[tuple[int, float], ...]  # (tokens, gap in nats), in rising tokens
-RISK_SHARE = 0.3  # of the risk that all rungs together may spend
+RISK_SHARE = 0.3  # of the risk that all stages together may spend
 _TAIL = 0.2  # share of the images whose excess is taken for exponential
+_FEW = 5  # images past a tail's start that it needs
 
 
 @dataclass(frozen=True)
@@ -39,53 +44,99 @@ class Tail:
 
 
 def fit_tail(values: Array) -> Tail | None:
-    """The tail of `values` [n] ≥ 0, from their upper fifth; None with fewer than five positive in it."""
+    """The tail of `values` [n], from their upper fifth; None with fewer than five past its start."""
     values = np.asarray(values, float)
     start = float(np.quantile(values, 1 - _TAIL))
     excess = values[values > start] - start
-    if len(excess) < 5:
+    if len(excess) < _FEW:
         return None
     return Tail(start, len(excess) / len(values), float(excess.mean()))
 
 
-def winners_behind(rung_scores: Array, full: Array) -> Array:
-    """How far the K_max winner is behind the best at a rung, nats ≥ 0: [I, C], int [I] → [I]."""
-    found: Array = rung_scores.max(axis=1) - np.take_along_axis(rung_scores, full[:, None], axis=1)[:, 0]
+def winners_behind(scores: Array, full: Array) -> Array:
+    """How far the K_max winner is behind the best at a stage, nats ≥ 0: [I, C], int [I] → [I]."""
+    found: Array = scores.max(axis=1) - np.take_along_axis(scores, full[:, None], axis=1)[:, 0]
+    return found
+
+
+def winners_margin(scores: Array, full: Array) -> Array:
+    """The same behind the best *other* class, so below 0 for a winner that leads: [I, C], int [I] → [I]."""
+    others = scores.copy()
+    np.put_along_axis(others, full[:, None], -np.inf, axis=1)
+    found: Array = others.max(axis=1) - np.take_along_axis(scores, full[:, None], axis=1)[:, 0]
     return found
 
 
 @dataclass(frozen=True)
-class RungFit:
-    """Rungs at these tokens, at any gap: their tails, and the threshold with which they spend their share."""
+class ScreenFit:
+    """What a screen's estimate is worth in a race: `scale` and `weight` of a `Screening`."""
+
+    name: str
+    scale: float
+    weight: float
+
+
+def fit_screen(name: str, estimate: Array, means: Array, prior: VariancePrior) -> ScreenFit:
+    """Regress K_max means on a screen's estimate, class by class about each image's mean.
+
+    estimate, means : [I, C], nats of an image, nats of a pull. The weight is the prior's variance of a pull
+    over the regression's squared error, both of the winner's differences to its rivals, on average.
+    """
+    x, e = (v - v.mean(axis=1, keepdims=True) for v in (means, estimate))
+    scale = max(0.0, float((x * e).sum() / max(float((e * e).sum()), 1e-12)))
+    winner = means.argmax(axis=1)[:, None]
+    gap = np.take_along_axis(x, winner, axis=1) - x
+    error = gap - scale * (np.take_along_axis(e, winner, axis=1) - e)
+    rival = np.arange(means.shape[1]) != winner
+    off = float(np.mean(error[rival] ** 2 / prior.variance(gap[rival])))
+    return ScreenFit(name, scale, 1 / max(off, 1e-9))
+
+
+@dataclass(frozen=True)
+class StageFit:
+    """Stages, at any gap: their tails, and the threshold with which they spend their share."""
 
     risk: float
-    tails: tuple[tuple[int, Tail], ...] = ()
+    tails: tuple[tuple[Source, Tail], ...] = ()
     alpha: float = 1.0  # on the images the tails are of, races with this threshold are within the risk
+    screen: ScreenFit | None = None  # the first of them is this one
 
-    def at(self, alpha: float) -> Rungs:
-        """The rungs to go with a threshold. Errors are about in proportion to it, so their shares are too."""
+    def at(self, alpha: float) -> tuple[Screening | None, Rungs]:
+        """The stages to go with a threshold. Errors are about in proportion to it; so are their shares."""
         share = RISK_SHARE * self.risk * alpha / self.alpha / max(1, len(self.tails))
-        return tuple((m, tail.quantile(share)) for m, tail in self.tails)
+        gaps = [(m, max(0.0, tail.quantile(share))) for m, tail in self.tails]
+        rungs = tuple((m, gap) for m, gap in gaps if isinstance(m, int))
+        if self.screen is None:
+            return None, rungs
+        return Screening(self.screen.name, self.screen.scale, gaps[0][1], self.screen.weight), rungs
 
 
-def fit_rungs(
-    rung_scores: Mapping[int, Array], full: Array, tokens: Sequence[int], risk: float
-) -> RungFit | None:
-    """Rungs at these tokens; None if one has no tail to see.
+def fit_stages(
+    scores: Mapping[Source, Array], means: Array, chosen: Sequence[Source], prior: VariancePrior, risk: float
+) -> StageFit | None:
+    """These stages, a screen first; None if one has no tail to see.
 
-    rung_scores : tokens → log-likelihoods of order 0 after so many tokens, nats [I, C]. full : int [I], the
-    K_max winners
+    scores : what each estimates, [I, C]. means : of K_max pulls, nats [I, C]
     """
-    tails = []
-    for m in sorted(tokens):
-        tail = fit_tail(winners_behind(rung_scores[m], full))
+    full, tails, screen = means.argmax(axis=1), [], None
+    for m in sorted(chosen, key=_order):
+        values = scores[m]
+        if isinstance(m, str):
+            screen = fit_screen(m, values, means, prior)
+            values = screen.scale * values
+        tail = fit_tail(winners_behind(values, full)) or fit_tail(winners_margin(values, full))
         if tail is None:
             return None
         tails.append((m, tail))
-    return RungFit(risk, tuple(tails))
+    return StageFit(risk, tuple(tails), screen=screen)
 
 
-def candidates(tokens: Iterable[int]) -> list[tuple[int, ...]]:
-    """All sets of rungs to choose from, none at all first."""
-    tokens = sorted(set(tokens))
-    return [chosen for size in range(len(tokens) + 1) for chosen in combinations(tokens, size)]
+def _order(source: Source) -> tuple[int, str]:
+    return (0, source) if isinstance(source, str) else (source, "")
+
+
+def candidates(sources: Iterable[Source]) -> list[tuple[Source, ...]]:
+    """All sets of stages to choose from, with one screen at most; none at all first."""
+    named = sorted(set(sources), key=_order)
+    sets = [chosen for size in range(len(named) + 1) for chosen in combinations(named, size)]
+    return [chosen for chosen in sets if sum(isinstance(m, str) for m in chosen) <= 1]

@@ -8,24 +8,22 @@ rules that hold a stated risk.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
 import numpy as np
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax
 
-from anytime_cls.race.races import run
+from anytime_cls.race.races import Sources, run
 from anytime_cls.race.rules import Rule
 
 Array = np.ndarray
 
 
-def decision_means(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None) -> Array:
+def decision_means(rule: Rule, scores: Array, sources: Sources | None = None) -> Array:
     """Mean log-likelihoods [I, C] as they stand when a rule has decided (`Races.means`): scores [I, K, C].
 
-    rung_scores : as `race.races.run` takes them, for a rule with rungs
+    sources : as `race.races.run` takes them, for a rule with stages
     """
-    return run(rule, scores, rung_scores).means()
+    return run(rule, scores, sources).means()
 
 
 def fit_temperature(means: Array, labels: Array) -> float:

@@ -13,12 +13,12 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
-from anytime_cls.certify.choose import choose_rungs
+from anytime_cls.certify.choose import choose_stages
 from anytime_cls.certify.designs import (
     ALPHAS,
     SPLIT,
@@ -51,7 +51,9 @@ def calibrate_trace(
     seed: int = 0,
     drops: Iterable[float] = (),
     prefix: int | None = None,
-    rungs: Sequence[int] = (),
+    stages: Sequence[int | str] = (),
+    designs: int = 1,
+    mean: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Fits the rule `calibrated` to each risk on one part of a full trace, and measures it on another.
@@ -65,8 +67,11 @@ def calibrate_trace(
     drops : falls in accuracy below K_max's, held alike; images need labels. Rule `value` gets a price for
         each too
     prefix : tokens of an order that a pass scores, as the trace recorded; default its own passes
-    rungs : tokens at which classes may leave inside the first order, as the trace recorded; for every risk
-        the set of them is taken, or none, that promises the cheapest races
+    stages : where classes may leave before the first pull, as the trace recorded: tokens of the first order,
+        names of screens; for every risk the set of them is taken, or none, that promises the cheapest races
+    designs : how many traces one will be chosen from, by what this says of each: every one is certified at
+        1 − (1 − confidence) / designs, so that the choice is covered
+    mean : hold risks on average over the draw of the images too (conformal risk control), for fewer passes
     progress : hears image-races done, and of how many
 
     Returns what `model.json` can hold: `priors` and `temperature` (of prefixes: in `designs`), `calibrated`
@@ -76,13 +81,14 @@ def calibrate_trace(
     Raises ValueError, in one line, for a trace that is not full or lacks a prefix, risks outside (0, 1), or
     too few images.
     """
-    targets = _targets(risks, drops, confidence)
+    confidence = 1 - (1 - confidence) / designs
+    targets = _targets(risks, drops, confidence, mean)
     if trace.varies:
         raise ValueError(
             f"{trace.path} was recorded with random crops or latent noise; calibrations are for one view"
         )
     source = Source(trace)
-    design = _design(source, prefix, rungs)
+    design = _design(source, prefix, stages)
     label = trace.images["label"]
     accuracy = any(target.loss == ACCURACY for target in targets)
     usable = source.good & (label >= 0) if accuracy else source.good
@@ -110,7 +116,8 @@ def calibrate_trace(
         rule = family[certified]
         measured = races.measure(at[rule], parts.held_out)
         measured["paired"] = races.measure(at[peers[target.risk]], parts.held_out)
-        held = {"risk": target.risk, "confidence": target.confidence, "loss": target.loss}
+        sure = {"guarantee": "mean"} if target.mean else {"confidence": target.confidence}
+        held = {"risk": target.risk, **sure, "loss": target.loss}
         prior = {"prior": first.priors["paired"].to_dict()}
         entries["prices" if isinstance(rule, ValueRule) else "calibrated"].append(
             held | design.about | first.knobs(rule) | prior | figures | where | {"held_out": measured}
@@ -121,9 +128,9 @@ def calibrate_trace(
     return {"schema": 1, **mine, **first.fitted(), **{key: some for key, some in entries.items() if some}}
 
 
-def _targets(risks: Iterable[float], drops: Iterable[float], confidence: float) -> list[Target]:
+def _targets(risks: Iterable[float], drops: Iterable[float], confidence: float, mean: bool) -> list[Target]:
     """What is asked for, each once. Raises ValueError for shares outside (0, 1)."""
-    targets = [Target(DISAGREEMENT, risk, confidence) for risk in sorted(set(risks))]
+    targets = [Target(DISAGREEMENT, risk, confidence, mean) for risk in sorted(set(risks))]
     targets += [Target(ACCURACY, drop, confidence) for drop in sorted(set(drops))]
     for value in (*(target.risk for target in targets), confidence):
         if not 0 < value < 1:
@@ -142,17 +149,17 @@ class FirstLook:
     design: Design
     n: int
     pulls: Array  # [n + some, K, C], nats
-    rung_scores: Mapping[int, Array]  # tokens → [n + some, C]
+    sources: Mapping[int | str, Array]  # what each stage estimates, [n + some, C]
     label: Array  # int [n + some], −1 unknown
     priors: Mapping[str, VariancePrior]  # of pulls
 
     def family(self, target: Target) -> list[Rule]:
-        """The rule at every threshold, from safe to loose, with the rungs that pay."""
+        """The rule at every threshold, from safe to loose, with the stages that pay."""
         n = self.n
-        mine = {m: scores[:n] for m, scores in self.rung_scores.items()}
+        mine = {m: scores[:n] for m, scores in self.sources.items()}
         prior, k_max = self.priors["paired"], self.design.k_max
-        rungs = choose_rungs(self.design, self.pulls[:n], mine, self.label[:n], prior, target)
-        return [_rule(prior, k_max, rungs, float(alpha)) for alpha in ALPHAS]
+        stages = choose_stages(self.design, self.pulls[:n], mine, self.label[:n], prior, target)
+        return [_rule(prior, k_max, stages, float(alpha)) for alpha in ALPHAS]
 
     def prices(self) -> list[Rule]:
         """Rule `value` at every price, from safe to loose."""
@@ -164,8 +171,8 @@ class FirstLook:
         known = self.label >= 0
         if not known.any():
             return {}
-        rungs = {m: scores[known] for m, scores in self.rung_scores.items()}
-        means = decision_means(rule, self.pulls[known], rungs)
+        sources = {m: scores[known] for m, scores in self.sources.items()}
+        means = decision_means(rule, self.pulls[known], sources)
         return {"temperature": fit_temperature(means, self.label[known])}
 
     def knobs(self, rule: Rule) -> dict[str, Any]:
@@ -173,11 +180,13 @@ class FirstLook:
         if isinstance(rule, ValueRule):
             return {"price": rule.price, "temperature": rule.temperature}
         assert isinstance(rule, CalibratedRule)
-        rungs = {"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {}
+        stages: dict[str, Any] = {"rungs": [list(rung) for rung in rule.rungs]} if rule.rungs else {}
+        if rule.screening is not None:
+            stages["screening"] = asdict(rule.screening)
         return {
             "alpha": rule.alpha(self.design.source.n_classes, self.design.k_max),
             "thresholds": {str(n): alpha for n, alpha in rule.thresholds},
-        } | rungs | self.temperature(rule)  # fmt: skip
+        } | stages | self.temperature(rule)  # fmt: skip
 
     def fitted(self) -> dict[str, Any]:
         """Priors (of single orders) and temperature: of whole orders a model's own, else of one design."""
@@ -196,22 +205,26 @@ class FirstLook:
 def _first_look(design: Design, parts: Split, label: Array) -> FirstLook:
     n, some = len(parts.priors), parts.thresholds[:_TEMPERATURE_IMAGES]
     images = np.concatenate([parts.priors, some])
-    pulls, rung_scores = design.gather(images)
-    return FirstLook(design, n, pulls, rung_scores, label[images], fit_priors(pulls[:n]))
+    pulls, sources = design.gather(images)
+    return FirstLook(design, n, pulls, sources, label[images], fit_priors(pulls[:n]))
 
 
-def _design(source: Source, prefix: int | None, rungs: Sequence[int]) -> Design:
-    """Checks the prefixes asked for against the trace. Raises ValueError."""
+def _design(source: Source, prefix: int | None, stages: Sequence[int | str]) -> Design:
+    """Checks what is asked for against the trace. Raises ValueError."""
     prefix = None if prefix == source.pass_tokens else prefix
-    design = Design(source, prefix, tuple(sorted(set(rungs))))
+    design = Design(source, prefix, tuple(dict.fromkeys(stages)))
+    rungs = sorted(m for m in design.stages if isinstance(m, int))
+    for name in design.stages:
+        if isinstance(name, str):
+            source.stage_stacks(name)  # raises where it was not recorded
     there = ", ".join(map(str, source.prefixes)) or "none"
-    for m in (*(() if prefix is None else (prefix,)), *design.rung_tokens):
+    for m in (*(() if prefix is None else (prefix,)), *rungs):
         if m not in source.prefixes:
             raise ValueError(
                 f"{source.trace.path} has no prefix of {m} tokens (it has {there}): "
                 f"'anytime-cls sweep --record-prefixes {m}' records it"
             )
-    for m in design.rung_tokens:
+    for m in rungs:
         if m >= design.tokens:
             raise ValueError(f"a rung of {m} tokens is not shorter than a pass, which has {design.tokens}")
     return design

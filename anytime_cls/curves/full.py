@@ -16,9 +16,10 @@ from anytime_cls.plan.written import read, write_race
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
 from anytime_cls.race.fitted import DISAGREEMENT, Fitted
 from anytime_cls.race.peers import stages_text
-from anytime_cls.race.races import Races, run, rungs_of
-from anytime_cls.race.registry import CALIBRATED, RULES, fitted_rule, temperature_at
+from anytime_cls.race.races import Races, run
+from anytime_cls.race.registry import CALIBRATED, RULES, SCREEN_RULES, fitted_rule, temperature_at
 from anytime_cls.replay.source import Source, ranks, run_fixed
+from anytime_cls.traces.cost import stage_cost
 from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError
@@ -61,7 +62,8 @@ def full_curves(
 
     Parameters
     ----------
-    rules : names; None: all of `registry.RULES` that the priors allow, and `calibrated` if there is one
+    rules : names; None: all of `registry.RULES` that the priors allow, the screens that were recorded, and
+        `calibrated` if there is one
     deltas, settings : for every rule that has them; a rule that is given none goes through its default grid
     k_max : orders, at most the trace's; default the trace's
     prefixes : tokens; races on prefixes that the trace recorded; default whole orders
@@ -74,29 +76,29 @@ def full_curves(
     source = Source(trace)
     fitted = trace_fitted(trace) if fitted is None else fitted
     own = read(trace.attrs, trace.labels)
-    names = default_rules(source, fitted, prefixes) if rules is None else list(rules)
-    planned = planned_specs(source, names, deltas, k_max, prefixes, settings)
-    if CALIBRATED in names and not deltas:
+    wanted = default_rules(source, fitted, prefixes) if rules is None else list(rules)
+    planned = planned_specs(source, wanted, deltas, k_max, prefixes, settings)
+    if CALIBRATED in wanted and not deltas:
         planned += calibrated_specs(source, fitted, prefixes)
         if not any(spec.rule == CALIBRATED for spec in planned):  # says what there is
             spec = Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", 0.999, {"delta": 0.999})
             run_plan(own, source, fitted, spec)
     raced = [(spec, run_plan(own, source, fitted, spec)) for spec in planned]
     n = len(trace)
-    results = [_Columns(n, rungs_of(plan.rule)) for _, plan in raced]
+    results = [_Columns(n, [s.source for s in plan.rule.first_stages]) for _, plan in raced]
     full = np.full(n, -1)
     total, done = int(source.good.sum()) * len(raced), 0
     label = trace.images["label"]
-    wanted = list(dict.fromkeys(spec.prefix for spec, _ in raced))
-    for prefix in [None] + [prefix for prefix in wanted if prefix is not None]:
+    prefixed = list(dict.fromkeys(spec.prefix for spec, _ in raced))
+    for prefix in [None] + [prefix for prefix in prefixed if prefix is not None]:
         mine = [(plan, columns) for (spec, plan), columns in zip(raced, results, strict=True)
                 if spec.prefix == prefix]  # fmt: skip
-        rungs = {m for plan, _ in mine for m, _ in rungs_of(plan.rule)}
-        for images, pulls, rung_scores in source.stacks_with_rungs(prefix, rungs):
+        names = {s.source for plan, _ in mine for s in plan.rule.first_stages}
+        for images, pulls, sources in source.stacks_with_stages(prefix, names):
             if prefix is None:
                 full[images] = run_fixed(pulls)
             for plan, columns in mine:
-                races = run(plan.rule, pulls[:, : plan.pulls], rung_scores)
+                races = run(plan.rule, pulls[:, : plan.pulls], sources)
                 columns.take(images, races, label[images], plan.temperature)
                 done += len(images)
                 if progress:
@@ -126,6 +128,7 @@ def default_rules(source: Source, fitted: Fitted, prefixes: Sequence[int] | None
     """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
     known = [fitted.of(source.sampler_name, m).priors for m in prefixes or [source.pass_tokens]]
     names = [name for name in RULES if name != "strict" or all("paired" in priors for priors in known)]
+    names = [name for name in SCREEN_RULES if name in source.screens] + names
     return names + ([CALIBRATED] if calibrated_specs(source, fitted, prefixes) else [])
 
 
@@ -147,12 +150,12 @@ def calibrated_specs(source: Source, fitted: Fitted, prefixes: Sequence[int] | N
 class _Columns:
     """A run's results as they come, stack by stack."""
 
-    def __init__(self, n_images: int, rungs: Sequence[tuple[int, float]] = ()):
+    def __init__(self, n_images: int, sources: Sequence[int | str] = ()):
         self.prediction = np.full(n_images, -1, np.int32)
-        self.rungs = rungs
+        self.sources = sources
         self.pulls = np.zeros(n_images, np.uint16)
         self.passes = np.zeros(n_images, np.int32)
-        self.rung_rows = np.zeros((n_images, len(rungs)), np.int32)
+        self.stage_rows = np.zeros((n_images, len(sources)), np.int32)
         self.stop = np.full(n_images, STOP_NAMES.index("error"), np.uint8)
         self.probability = np.full(n_images, np.nan, np.float32)
         self.rank = np.full(n_images, UNRANKED, np.uint16)
@@ -162,7 +165,7 @@ class _Columns:
         self.prediction[images] = prediction
         self.pulls[images] = races.n
         self.passes[images] = races.passes
-        self.rung_rows[images] = races.stage_rows
+        self.stage_rows[images] = races.stage_rows
         self.stop[images] = np.where(
             races.decided, STOP_NAMES.index("decided"), STOP_NAMES.index("max-orders")
         )
@@ -173,9 +176,8 @@ class _Columns:
     def as_run(self, source: Source, spec: Spec, plan: RacePlan) -> CurveRun:
         passes = self.passes.astype(np.int64) * source.block
         cost = passes * source.cost(spec.prefix)
-        for (prefix, _), rows in zip(self.rungs, self.rung_rows.T, strict=True):
-            cost = cost + rows * source.cost(prefix)
-        passes = passes + self.rung_rows.sum(axis=1)
+        cost = cost + stage_cost(source.trace.attrs, self.sources, self.stage_rows).sum(axis=1)
+        passes = passes + self.stage_rows[:, [isinstance(m, int) for m in self.sources]].sum(axis=1)
         fraction = cost / source.full_cost
         settings = {"rule": spec.rule, "source": "replay", "k_max": spec.k_max,
                     "prefix": spec.prefix or source.pass_tokens, "curve": spec.curve, "knob": spec.knob,

@@ -22,6 +22,7 @@ from anytime_cls.race.registry import (
     CALIBRATED,
     DELTA_RULES,
     RULES,
+    SCREEN_RULES,
     SETTINGS,
 )
 from anytime_cls.race.rules import PairedRule
@@ -71,10 +72,11 @@ def specs(
     Raises ValueError for an unknown rule, or a δ or setting that none of the rules has.
     """
     names = list(dict.fromkeys(rules)) if rules else list(RULES)
+    known = (*RULES, *SCREEN_RULES, CALIBRATED)
     settings = dict(settings or {})
     for name in names:
-        if name not in (*RULES, CALIBRATED):
-            raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}, {CALIBRATED}")
+        if name not in known:
+            raise ValueError(f"unknown rule {name!r}: choose from {', '.join(known)}")
     for setting in settings:
         if not any(setting in SETTINGS.get(name, ()) for name in names):
             having = ", ".join(name for name in RULES if setting in SETTINGS.get(name, ())) or "no rule"
@@ -100,6 +102,9 @@ def _of_rule(
     block: int,
 ) -> Iterator[Spec]:
     tail = "" if prefix is None else f" m={prefix}"
+    if name in SCREEN_RULES:
+        yield Spec(name, k_maxes[-1], name, "k_max", k_maxes[-1])
+        return
     if name in ("fixed", "funnel") and not own:
         for k in range(block, k_maxes[-1] + 1, block):
             yield Spec(name, k, name + tail, "k_max", k, {}, prefix)

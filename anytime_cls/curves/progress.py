@@ -11,9 +11,9 @@ from anytime_cls.curves.study import StudyError, StudyRun
 from anytime_cls.draws.orders import block_of
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.plan.written import read, read_race
-from anytime_cls.race.races import run, rungs_of
+from anytime_cls.race.races import run
 from anytime_cls.replay.progress import Progress, Scored, progress, raced, recorded
-from anytime_cls.replay.source import STACK, Source
+from anytime_cls.replay.source import Source
 from anytime_cls.traces.cost import pass_cost
 from anytime_cls.traces.read import Trace
 
@@ -25,11 +25,10 @@ def replayed(trace: Trace, plan: RacePlan, images: Array | None = None) -> Itera
 
     images: only these rows of the trace, one stack each; default all, without those that failed.
     """
-    source, rungs = Source(trace), rungs_of(plan.rule)
+    source, names = Source(trace), [stage.source for stage in plan.rule.first_stages]
     k_max, prefix = plan.design.k_max, plan.design.steps
-    for rows, orders, first in _stacks(source, k_max, prefix, [m for m, _ in rungs], images):
-        races = run(plan.rule, orders, first, source.block)
-        yield rows, raced(races, first, {m: pass_cost(trace.attrs, m) for m, _ in rungs})
+    for rows, orders, first in _stacks(source, k_max, prefix, names, images):
+        yield rows, raced(run(plan.rule, orders, first, source.block), first, trace.attrs)
 
 
 def plan_of(trace: Trace, run_: CurveRun | StudyRun) -> RacePlan | None:
@@ -48,22 +47,22 @@ def plan_of(trace: Trace, run_: CurveRun | StudyRun) -> RacePlan | None:
 
 
 def _stacks(
-    source: Source, k_max: int, prefix: int, rungs: list[int], images: Array | None
-) -> Iterator[tuple[Array, Array, dict[int, Array]]]:
-    """(images [i], their scores order by order [i, K, C], order 0 at each rung [i, C])."""
+    source: Source, k_max: int, prefix: int, names: list[int | str], images: Array | None
+) -> Iterator[tuple[Array, Array, dict[int | str, Array]]]:
+    """(images [i], their scores order by order [i, K, C], what each stage estimates [i, C])."""
     trace = source.trace
     if images is not None:
         for i in images.tolist():
-            first = {m: trace.matrix(i, 1, m) for m in rungs}
+            first = {name: source.estimates_of(i, name) for name in names}
             yield np.array([i]), trace.matrix(i, k_max, prefix)[None], first
         return
-    batch, at = max(1, STACK // source.full_cost), 0
-    others = [trace.full_matrix(batch, m, 1) for m in rungs]
-    for stack in trace.full_matrix(batch, prefix, k_max):
-        first = {m: next(other)[:, 0] for m, other in zip(rungs, others, strict=True)}
+    at = 0
+    others = [source.stage_stacks(name) for name in names]
+    for stack in trace.full_matrix(source.batch, prefix, k_max):
         good = source.good[at : at + len(stack)]
         if good.any():
-            yield at + np.flatnonzero(good), stack[good], {m: v[good] for m, v in first.items()}
+            first = {name: next(other) for name, other in zip(names, others, strict=True)}
+            yield at + np.flatnonzero(good), stack[good], first
         at += len(stack)
 
 

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from anytime_cls.plan.budget import Budget
-from anytime_cls.race.races import rungs_of
 from anytime_cls.race.rules import Rule
 
 if TYPE_CHECKING:
@@ -65,7 +64,7 @@ def estimate(
     cost, length = engine.cost, length or engine.n_tokens
     if cost.slope <= 0:
         raise ValueError("the engine's clock is not calibrated: call calibrate() or warm_up() first")
-    rungs = [tokens for tokens, _ in rungs_of(rule)]
+    rungs = [stage.source for stage in rule.first_stages if isinstance(stage.source, int)]
     first = min(rule.looks(n_classes, max_orders // block)[0] * block, max_orders)
 
     def batched(orders: int, tokens: int) -> float:

@@ -12,7 +12,7 @@ from anytime_cls.draws.base import Draws
 from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.spending import Spending
 from anytime_cls.plan.budget import Budget
-from anytime_cls.race.decision import Record
+from anytime_cls.race.decision import SCREENED, Record
 from anytime_cls.race.race import Race
 from anytime_cls.scorers.base import Encoded, Piece
 
@@ -37,6 +37,7 @@ class Job:
     budget: Budget | None = None
     started: float = field(default_factory=time.perf_counter)
     prefixes: tuple[int, ...] = ()
+    screens: tuple[str, ...] = ()  # names, as they are numbered in records
     views: Views | None = None
     stop: str = ""
     error: str = ""  # why there is no answer
@@ -104,6 +105,11 @@ class Job:
         if race.done and not self.stop:
             self.stop = "decided" if race.alive.sum() == 1 and race.n < race.k_max else "max-orders"
         return bool(self.stop)
+
+    def screened(self, number: int, values: np.ndarray) -> None:
+        """Write down a screen's estimates [C]."""
+        self._round += 1
+        self.records.append(Record(number, np.arange(len(values)), SCREENED, self._round, values))
 
     def record_prefix(self, prefix: int, values: np.ndarray) -> None:
         """Log-likelihoods [C] of so many tokens of the first order, all that its budget allowed."""

@@ -27,6 +27,23 @@ def score(engine: Engine, pieces: list[Rows], pad: bool) -> None:
     advance(job.race for job, _, _ in pieces)
 
 
+def screen(engine: Engine, job: Job) -> None:
+    """Estimate every class by the job's screens, before its first order; its budget may not allow it."""
+    assert job.spending is not None
+    for number, name in enumerate(job.screens):
+        made_by = engine.scorer.screens[name]
+        flops = made_by.flops(len(job.classes))
+        if not job.spending.affords(flops):
+            job.race.screen(name, None)
+            continue
+        values = made_by.estimate([job.encoded], job.seed, [job.content], job.classes)[0]
+        job.spending.charge_flops(flops)
+        if not _usable(engine, job, values):
+            return
+        job.screened(number, values)
+        job.race.screen(name, values)
+
+
 def score_prefix(engine: Engine, job: Job, pad: bool, on_update: Callable[[Job], None] | None) -> None:
     """Not even one whole pull fits: score as much of the first order as does, for every class."""
     assert job.spending is not None

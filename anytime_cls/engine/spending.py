@@ -67,6 +67,20 @@ class Spending:
         self.flops += rows * self.cost.flops(prefix)
         self.orders += orders * self.cost.share(prefix)
 
+    def affords(self, flops: float) -> bool:
+        """Whether a screen of so many FLOPs fits, priced as passes of as many."""
+        if self.budget is None or self.budget.unit == "orders":
+            return True
+        price = {"flops": flops, "passes": flops / self.cost.flops(self.n_tokens)}
+        if self.budget.unit == "seconds":
+            price["seconds"] = self.cost.seconds(math.ceil(price["passes"]), self.n_tokens)
+        return price[self.budget.unit] <= self.left * (1 + 1e-9)
+
+    def charge_flops(self, flops: float) -> None:
+        """Count what a screen spent."""
+        self.passes += flops / self.cost.flops(self.n_tokens)
+        self.flops += flops
+
     def longest_prefix(self, rows: int) -> int:
         """The most tokens of one order that `rows` passes can afford, at least 1."""
         low, high = 1, self.n_tokens  # the price grows with the prefix: bisect

@@ -120,7 +120,8 @@ def _draw(
         figure = plots.reliability_figure(got, name, colour, title)
         caption = (
             f"How often answers of {name} are right, against how sure they were; error bars are 95 % Wilson "
-            f"intervals. The expected calibration error is {100 * got.ece:.1f} %."
+            f"intervals. The expected calibration error is {100 * got.ece:.1f} %; "
+            f"on so many images a perfect probability has {100 * got.floor:.1f} %."
         )
         return Drawn(kind, "Reliability", caption, figure, tables.reliability_rows(got, name))
     if kind == "confusion":

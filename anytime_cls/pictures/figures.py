@@ -369,6 +369,7 @@ def reliability_figure(got: Reliability, name: str, colour: str, title: str = ""
             zorder=3,
         )
         error_text = f"ECE {100 * got.ece:.1f} % [{100 * got.ece_low:.1f}, {100 * got.ece_high:.1f}]"
+        error_text += f", {100 * got.floor:.1f} % if it were perfect"
         ax.set_title(f"{title + ': ' if title else ''}{name}, {error_text}", fontsize=7, loc="left", pad=3)
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1.02)

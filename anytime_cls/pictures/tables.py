@@ -96,7 +96,7 @@ def reliability_rows(got: Reliability, name: str) -> Rows:
         {"curve": name, "left": float(got.left[b]), "right": float(got.right[b]), "images": int(got.count[b]),
          "confidence": float(got.confidence[b]), "accuracy": float(got.accuracy[b]),
          "low": float(got.low[b]), "high": float(got.high[b]), "ece": got.ece,
-         "ece_low": got.ece_low, "ece_high": got.ece_high}
+         "ece_low": got.ece_low, "ece_high": got.ece_high, "ece_floor": got.floor}
         for b in range(len(got.count))
     ]  # fmt: skip
 

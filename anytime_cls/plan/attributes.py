@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import asdict
 from typing import Any
 
 from anytime_cls.environment import git_revision, versions
@@ -25,6 +26,7 @@ def provenance(
     """
     runtime, shape, m = runtime or Runtime("cpu"), card.shape, plan.design.steps
     recorded = [*plan.record, m]
+    screens = [shape.screens[name] for name in plan.screens]
     fit = Fit() if plan.views.varies else card.fitted.of(plan.design.draws, m)
     priors = {key: prior.to_dict() for key, prior in fit.priors.items()}
     return {
@@ -40,6 +42,8 @@ def provenance(
         "pass_flops": None if plan.whole else shape.flops(m),
         "prefixes": list(plan.record) or None,
         "prefix_flops": [shape.flops(prefix) for prefix in plan.record] or None,
+        "screens": list(plan.screens) or None,
+        "screen_flops": [a + b * plan.design.n_classes for a, b in screens] or None,
         "seed": plan.seed,
         "order_sampler": plan.design.draws,
         "crops": None if plan.crops == "center" else plan.crops,
@@ -69,7 +73,10 @@ def _fitted(rule: Rule) -> str | None:
     """What a calibration says to a run's rule, as JSON: the model's may change later. None for most rules."""
     match rule:
         case CalibratedRule():
-            return json.dumps({"thresholds": rule.thresholds, "rungs": rule.rungs})
+            return json.dumps(
+                {"thresholds": rule.thresholds, "rungs": rule.rungs}
+                | ({} if rule.screening is None else {"screening": asdict(rule.screening)})
+            )
         case ValueRule():
             prior = rule.prior and rule.prior.to_dict()
             return json.dumps({"price": rule.price, "temperature": rule.temperature, "prior": prior})

@@ -49,7 +49,7 @@ def make(
                 "rule 'calibrated' was fitted to one view of an image: name another with random crops or "
                 "noise"
             )
-        return fitted_rule(fitted, name, delta, design, block)
+        return _screened(fitted_rule(fitted, name, delta, design, block), options.screen)
 
     try:
         rule = ruled(str(chosen["rule"]))
@@ -74,6 +74,7 @@ def make(
         design=design,
         block=block,
         record=tuple(options.prefixes),
+        screens=_screens(rule, options, card),
         rule=rule,
         delta=delta,
         reporting=reporting,
@@ -84,6 +85,30 @@ def make(
         shape=card.shape,
         why={**why, "temperature": "default" if own is None else "model"},
     )
+
+
+def _screened(rule: Rule, screen: str | None) -> Rule:
+    """The rule, if it goes with this screen. Raises ValueError for a calibration made with another."""
+    own = next((stage.source for stage in rule.first_stages if isinstance(stage.source, str)), "none")
+    if screen not in (None, own) and rule.name == CALIBRATED:
+        raise ValueError(
+            f"rule 'calibrated' was calibrated with screen {own!r}: leave --screen out, or name another rule"
+        )
+    return rule
+
+
+def _screens(rule: Rule, options: RaceOptions, card: ModelCard) -> tuple[str, ...]:
+    """Screens to run, the rule's own first. Raises ValueError for one that the model has not."""
+    own = [stage.source for stage in rule.first_stages if isinstance(stage.source, str)]
+    asked = [] if options.screen in (None, "none") else [str(options.screen)]
+    names = tuple(dict.fromkeys([*own, *asked, *options.screens]))
+    for name in names:
+        if name not in card.shape.screens:
+            there = ", ".join(card.shape.screens) or "none"
+            raise ValueError(f"{card.name} has no screen {name!r}: it has {there}")
+    if names and options.views.varies:
+        raise ValueError("screens see one view of an image: leave random crops and noise out")
+    return names
 
 
 def _choose(

@@ -44,6 +44,8 @@ class RaceOptions:
     aggregate: str = "mean"  # one of races.AGGREGATORS; others than mean need rule "fixed"
     prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
     crops: str = "center"  # one of views.CROPS: "random" takes a new crop every order
+    screen: str | None = None  # ranks all classes before the first order; "none": no screen
+    screens: Sequence[str] = ()  # also record the estimates of these
     latent_noise: float = 0.0  # t in [0, 1] of the noise in the tokenizer's latents, drawn every order
 
     def __post_init__(self) -> None:
@@ -64,6 +66,7 @@ class RaceOptions:
         if any(not isinstance(p, int) or p < 1 for p in prefixes) or sorted(set(prefixes)) != list(prefixes):
             raise ValueError(f"prefixes must be whole numbers from 1 that rise, got {list(prefixes)}")
         object.__setattr__(self, "prefixes", prefixes)
+        object.__setattr__(self, "screens", tuple(dict.fromkeys(self.screens)))
         varies = self.views.varies  # raises for crops or noise that make no sense
         if self.orders is None:
             return

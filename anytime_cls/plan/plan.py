@@ -39,6 +39,7 @@ class RacePlan:
     design: Design
     block: int  # orders a pull
     record: tuple[int, ...]  # further steps whose running scores are kept, ascending
+    screens: tuple[str, ...]  # that estimate every class before the first pull, and are kept
     # who leaves, when it ends, how sure it is
     rule: Rule  # with its priors, thresholds, rungs
     delta: float  # as asked for; a calibrated rule's own risk may be smaller

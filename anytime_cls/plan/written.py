@@ -14,7 +14,7 @@ from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.bounds import ModeratedT, NormalMixture, PlainT, VariancePrior
 from anytime_cls.race.fitted import Design
 from anytime_cls.race.peers import ClarkJainiRule, FunnelRule, HalvingRule, MarginalRule
-from anytime_cls.race.rules import CalibratedRule, FixedRule, PairedRule
+from anytime_cls.race.rules import CalibratedRule, FixedRule, PairedRule, Screening, ScreenRule
 from anytime_cls.race.value import ValueRule
 
 #: What a plan is built of: nothing else is ever made from a file.
@@ -22,7 +22,7 @@ PARTS = {
     part.__name__: part
     for part in (
         PairedRule, CalibratedRule, FixedRule, MarginalRule, ClarkJainiRule, FunnelRule, HalvingRule,
-        ValueRule, PlainT, ModeratedT, NormalMixture, VariancePrior, Design, Budget,
+        ValueRule, ScreenRule, PlainT, ModeratedT, NormalMixture, VariancePrior, Screening, Design, Budget,
     )
 }  # fmt: skip
 ELSEWHERE = ("labels",)  # the trace has them as a column
@@ -60,6 +60,7 @@ class _NoShape:
     """Of a plan that was read: its model is not at hand, and nothing of it can be drawn anew."""
 
     steps, unit, joint = 0, "nats", False
+    screens: Mapping[str, tuple[float, float]] = {}
 
     def draws(self, name: str, steps: int) -> Draws:
         raise ValueError("a recorded plan has no model to draw from")
@@ -105,6 +106,7 @@ def read(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         return _of_schema_1(attrs, labels)
     values = _decoded(str(attrs["plan"]))
     known = {f.name for f in fields(RacePlan) if f.compare} - set(ELSEWHERE)
+    values.setdefault("screens", [])  # plans of the first days of schema 2 had none
     if missing := sorted(known - values.keys()):
         raise ValueError(f"the trace's plan lacks {missing[0]}: it was written by another version")
     return RacePlan(labels=tuple(labels), shape=_NoShape(), **{name: built(values[name]) for name in known})
@@ -147,6 +149,7 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         design=design,
         block=block_of(draws),
         record=tuple(int(m) for m in attrs.get("prefixes", ())),
+        screens=(),
         rule=FixedRule() if attrs.get("rule") == "fixed" else paired,
         delta=delta,
         reporting=bound,

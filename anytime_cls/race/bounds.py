@@ -111,9 +111,14 @@ class ModeratedT:
         df = self.prior.df + n - 1
         return (self.prior.df * self.prior.variance(gap) + (n - 1) * var) / df, df
 
-    def radius(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float) -> np.ndarray:
+    def radius(
+        self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int, alpha: float,
+        more: float | np.ndarray = 0.0,
+    ) -> np.ndarray:  # fmt: skip
+        """more : pulls that an estimate counts as, beside the n that were scored"""
         var, df = self.variance(gap, var, n)
-        return _t_quantile(alpha, df) * np.sqrt(var / effective_n(n, k_max))
+        found: np.ndarray = _t_quantile(alpha, df) * np.sqrt(var / (effective_n(n, k_max) + more))
+        return found
 
     def tail(self, gap: np.ndarray, var: np.ndarray, n: int, k_max: int) -> np.ndarray:
         var, df = self.variance(gap, var, n)

@@ -61,6 +61,7 @@ class Failure:
 
 #: Why a race stopped; `CurveRun.stop` indexes this. `error`: the image could not be read.
 STOP_NAMES = ("decided", "max-orders", "budget", "error")
+SCREENED = 0  # `Record.prefix` of a screen's estimate
 UNRANKED = 65535  #: `CurveRun.rank` where the label is unknown
 
 
@@ -70,6 +71,6 @@ class Record:
 
     order: int
     classes: np.ndarray
-    prefix: int  # tokens: all of them for a whole order
+    prefix: int  # tokens: all of them for a whole order; SCREENED for a screen, whose number `order` is
     round: int  # which request of its race this answers, from 0: a stage between two looks
     values: np.ndarray  # float64 [n], nats, each a float32's value

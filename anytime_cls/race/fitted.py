@@ -14,6 +14,7 @@ from typing import Annotated, Any, Literal
 from msgspec import UNSET, Meta, Struct, UnsetType, ValidationError, convert, to_builtins
 
 from anytime_cls.race.bounds import VariancePrior
+from anytime_cls.race.rules import Screening
 
 WHOLE = "whole"  # the kind of draw of whole orders: which sampler they are from makes no difference to them
 DISAGREEMENT, ACCURACY = "disagreement", "accuracy"  # what a calibration holds down (certify.risk)
@@ -70,6 +71,7 @@ class Calibration(Certified):
     thresholds: tuple[tuple[int, float], ...]  # (pulls, α of a pair), in rising pulls
     rungs: tuple[tuple[int, float], ...] = ()  # (tokens, gap in nats), in rising tokens
     temperature: float | None = None
+    screening: Screening | None = None
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Fitted:
     calibrated: tuple[Calibration, ...] = ()
     prices: tuple[Price, ...] = ()
     race: Recommended | None = None
+    screens: Mapping[str, float] = field(default_factory=dict)  # name → the temperature of its estimates
 
     @classmethod
     def read(cls, fields: Mapping[str, Any], tokens: int) -> Fitted:
@@ -125,7 +128,8 @@ class Fitted:
         calibrated = joined(self.calibrated, other.calibrated)
         prices = joined(self.prices, other.prices)
         fits = {**self.fits, **{key: fit for key, fit in other.fits.items() if fit.priors}}
-        return Fitted(self.tokens, fits, calibrated, prices, other.race or self.race)
+        screens = {**self.screens, **other.screens}
+        return Fitted(self.tokens, fits, calibrated, prices, other.race or self.race, screens)
 
 
 # ---- as it is written: model.json and calibration files, where whole orders lie at the top
@@ -159,17 +163,27 @@ class _Entry(Struct, kw_only=True):
         return {"design": design, "risk": self.risk, "loss": self.loss, "prior": self.prior.read()}
 
 
+class _Screening(Struct):
+    screen: str
+    scale: Annotated[float, Meta(ge=0, le=1e12)]
+    gap: Annotated[float, Meta(ge=0, le=1e12)]
+    weight: Annotated[float, Meta(ge=0, le=1e12)] = 0.0
+
+
 class _Calibration(_Entry, kw_only=True):
     thresholds: dict[Annotated[str, Meta(pattern=r"^[1-9]\d{0,8}$")], _Share]
     rungs: list[tuple[_Count, Annotated[float, Meta(ge=0, le=1e12)]]] = []
     temperature: _Positive | None = None
+    screening: _Screening | None = None
 
     def read(self, tokens: int) -> Calibration:
         thresholds = tuple(sorted((int(n), float(alpha)) for n, alpha in self.thresholds.items()))
         rungs = tuple(sorted((m, float(gap)) for m, gap in self.rungs))
+        screening = None if self.screening is None else Screening(**to_builtins(self.screening))
         return Calibration(
-            **self.certified(tokens), thresholds=thresholds, rungs=rungs, temperature=self.temperature
-        )
+            **self.certified(tokens), thresholds=thresholds, rungs=rungs, temperature=self.temperature,
+            screening=screening,
+        )  # fmt: skip
 
 
 class _Price(_Entry, kw_only=True):
@@ -207,6 +221,7 @@ class _File(_Fit):
     calibrated: list[_Calibration] = []
     prices: list[_Price] = []
     race: _Race | None = None
+    screens: dict[str, _Positive] = {}
 
     def fitted(self, tokens: int) -> Fitted:
         fits = {(fit.order_sampler, fit.prefix): fit.read() for fit in self.designs}
@@ -220,4 +235,5 @@ class _File(_Fit):
             tuple(entry.read(tokens) for entry in self.calibrated),
             tuple(entry.read(tokens) for entry in self.prices),
             None if race is None else Recommended(**to_builtins(race)),
+            self.screens,
         )

@@ -94,7 +94,9 @@ class Race:
         stage, alive = int(self.races.stage[self.row]), np.flatnonzero(self.alive)
         if stage < len(self.races.stages) and not self.done:
             asked, self._stage_issued = self._stage_issued, True
-            return Request(() if asked else (0,), alive, self.races.stages[stage].source)
+            source = self.races.stages[stage].source
+            assert isinstance(source, int)  # a screen's estimate is there before anything is asked
+            return Request(() if asked else (0,), alive, source)
         look = next((int(n) for n in self.races.looks if n > self.n), self.k_max)
         first, self._issued = self._issued, max(self._issued, look * self.block)
         return Request(tuple(range(first, self._issued)) if not self.done else (), alive)
@@ -137,6 +139,19 @@ class Race:
             self.races.leave_stage(np.array([self.row]), self._stage_scores[None])
             self._stage_issued = False
             self._stage_scores = np.full(self.n_classes, np.nan)
+
+    def screen(self, name: str, values: Array | None) -> None:
+        """Take a screen's estimates [C]: the stage that waits for them, else the answer until there is a
+        better one. None: there are none, and the stage lets everyone in."""
+        races, at = self.races, int(self.races.stage[self.row])
+        waits = at < len(races.stages) and races.stages[at].source == name
+        self._means = None
+        if values is None:
+            races.stage[self.row] += waits
+        elif waits:
+            races.leave_stage(np.array([self.row]), values[None])
+        elif not self.estimated:
+            races.estimate[self.row] = values
 
     def record_prefix(self, values: Array) -> None:
         """Log-likelihoods [C] of a prefix of the first order: the answer until the first pull is in."""

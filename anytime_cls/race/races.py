@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from anytime_cls.race.rules import FixedRule, Rule, Seen, mean_scores
+from anytime_cls.race.rules import FixedRule, Rule, Seen, known_free, mean_scores
 
 Array = np.ndarray
 AGGREGATORS = ("mean", "logmeanexp", "softmax")
@@ -44,6 +44,7 @@ class Races:
     left_stage : int [I, C]: the stage at which a class left, −1 of the others
     behind : float [I, C]: nats behind the best, of who left at a stage
     estimate : float [I, C]: the answer before the first pull, NaN where there is none
+    free : float [I, C]: what the rule's screen says of the K_max means, nats of a pull; NaN where it did not
     """
 
     scores: Array
@@ -54,7 +55,8 @@ class Races:
     left_stage: Array
     behind: Array
     estimate: Array
-    _ARRAYS = ("scores", "alive", "n", "left_at", "stage", "left_stage", "behind", "estimate")
+    free: Array
+    _ARRAYS = ("scores", "alive", "n", "left_at", "stage", "left_stage", "behind", "estimate", "free")
 
     def __init__(
         self, n_races: int, n_classes: int, k_max: int, rule: Rule, block: int = 1,
@@ -74,7 +76,7 @@ class Races:
         self.alive = np.ones(each, bool)
         self.n, self.stage = np.zeros(n_races, int), np.zeros(n_races, int)
         self.left_at, self.left_stage = np.zeros(each, int), np.full(each, -1)
-        self.behind, self.estimate = np.full(each, np.nan), np.full(each, np.nan)
+        self.behind, self.estimate, self.free = np.full((3, *each), np.nan)
 
     @classmethod
     def recorded(cls, scores: Array, block: int = 1) -> Races:
@@ -102,7 +104,12 @@ class Races:
         scores : of the stage that each of these races is at, nats: [rows, C], of the dead whatever
         """
         at, alive = self.stage[rows], self.alive[rows]
-        gap = np.array([stage.gap for stage in self.stages])[at][:, None]
+        gap, scale, screened = (
+            np.array([value(stage) for stage in self.stages])[at][:, None]
+            for value in (lambda s: s.gap, lambda s: s.scale, lambda s: isinstance(s.source, str))
+        )
+        scores = scores * scale
+        self.free[rows] = np.where(screened, scores, self.free[rows])
         best = np.where(alive, scores, -np.inf).max(axis=1, keepdims=True)
         behind = best - scores
         left = alive & (behind > gap)
@@ -135,7 +142,7 @@ class Races:
 
     def _look(self, rows: Array, n: int) -> None:
         alive = self.alive[rows]
-        keep = self._decide(Seen(self.pulls(rows, n), alive, self.k_max))
+        keep = self._decide(Seen(self.pulls(rows, n), alive, self.k_max, self.free[rows]))
         self.left_at[rows] = np.where(alive & ~keep, n, self.left_at[rows])
         self.alive[rows] = keep
 
@@ -182,13 +189,29 @@ class Races:
         inside = k < seen[:, None]
         with np.errstate(invalid="ignore", divide="ignore"):
             means = np.where(inside, pulls, 0).sum(axis=1) / n  # of who has all n pulls
-            leader = np.where(self.alive, means, -np.inf).argmax(axis=1)[:, None]
+            leader = self._leader(means)
             lead = np.take_along_axis(means, leader, axis=1)
             gap = np.where(inside, np.take_along_axis(pulls, leader[:, None], axis=2) - pulls, 0)
-            away = np.maximum(gap.sum(axis=1) / seen, 0)
-        means = np.where(seen < n, lead - np.where(self.left_stage < 0, away, self.behind), means)
+            gap = gap.sum(axis=1) / seen
+            if self.rule.pseudo_pulls:
+                free, more = known_free(self.free, self.rule.pseudo_pulls)
+                share = more / (effective_pulls(seen, self.k_max) + more)
+                gap = gap * (1 - share) + share * (np.take_along_axis(free, leader, axis=1) - free)
+                means = lead - gap
+        away = np.where(self.left_stage < 0, np.maximum(gap, 0), self.behind)
+        means = np.where(seen < n, lead - away, means)
         nothing = np.where(np.isnan(self.estimate), -np.inf, self.estimate)
         return np.where(n > 0, means, nothing)
+
+    def _leader(self, means: Array) -> Array:
+        """The living class of highest mean, a screen's estimate counted in: int [I, 1]."""
+        if self.rule.pseudo_pulls:
+            free, more = known_free(self.free, self.rule.pseudo_pulls)
+            tau = effective_pulls(self.n[:, None], self.k_max)
+            share = more / (tau + more)
+            means = means * (1 - share) + share * free
+        found: Array = np.where(self.alive, means, -np.inf).argmax(axis=1)[:, None]
+        return found
 
     @property
     def prediction(self) -> Array:
@@ -218,9 +241,17 @@ class Races:
 
     @property
     def tokens(self) -> Array:
-        """Tokens scored at stages, over all classes: int [I]."""
-        found: Array = self.stage_rows @ np.array([s.source for s in self.stages], int).reshape(-1)
+        """Tokens scored at rungs, over all classes: int [I]."""
+        each = [s.source if isinstance(s.source, int) else 0 for s in self.stages]
+        found: Array = self.stage_rows @ np.array(each, int)
         return found
+
+
+def effective_pulls(n: Array, k_max: int) -> Array:
+    """`bounds.effective_n` of arrays: τ = n / (1 − n/K_max), ∞ at K_max."""
+    with np.errstate(divide="ignore"):
+        found: Array = n / (1 - n / k_max)
+    return found
 
 
 def aggregate_scores(scores: Array, how: str) -> Array:
@@ -240,24 +271,23 @@ def aggregate_scores(scores: Array, how: str) -> Array:
     raise ValueError(f"unknown aggregation {how!r}: choose from {', '.join(AGGREGATORS)}")
 
 
-def rungs_of(rule: Rule) -> tuple[tuple[int, float], ...]:
-    """A rule's rungs, (tokens, gap in nats); none for most rules."""
-    return tuple((stage.source, stage.gap) for stage in rule.first_stages)
+Sources = Mapping[int | str, Array]  # what stages estimate: of order 0 after so many tokens, or a screen's
 
 
-def run(rule: Rule, scores: Array, rung_scores: Mapping[int, Array] | None = None, block: int = 1) -> Races:
+def run(rule: Rule, scores: Array, sources: Sources | None = None, block: int = 1) -> Races:
     """Race every image of a full score tensor [I, K, C] to its end.
 
-    rung_scores : of order 0 at each rung of the rule, tokens → [I, C]. Raises ValueError where one lacks.
+    sources : what the rule's stages estimate, each [I, C]. Raises ValueError where one lacks.
     block : orders a pull, as :class:`Races`
     """
     scores = np.ascontiguousarray(scores, float)
     races = Races(len(scores), scores.shape[2], scores.shape[1] // block, rule, block, scores)
     for stage in races.stages:
-        if stage.source not in (rung_scores or {}):
-            raise ValueError(f"rule {rule.name!r} has a rung at {stage.source} tokens, which was not scored")
-        assert rung_scores is not None
+        if stage.source not in (sources or {}):
+            where = f"{stage.source} tokens" if isinstance(stage.source, int) else f"screen {stage.source!r}"
+            raise ValueError(f"rule {rule.name!r} has a stage at {where}, which was not scored")
+        assert sources is not None
         racing = np.flatnonzero(races.alive.sum(axis=1) > 1)
-        races.leave_stage(racing, rung_scores[stage.source][racing])
+        races.leave_stage(racing, sources[stage.source][racing])
     races.advance(np.arange(len(scores)))
     return races

@@ -23,9 +23,11 @@ from anytime_cls.race.rules import (
     FixedRule,
     PairedRule,
     Rule,
+    ScreenRule,
 )
 
 RULES = ("paired", "strict", "marginal", "fixed", "funnel", "clark-jaini", "halving", "value")
+SCREEN_RULES = ("table", "gradient")  # a screen's answer and no race; `scorers.screens` has them
 CALIBRATED = "calibrated"  # needs what `anytime-cls calibrate` fits for a model, so it is not among RULES
 DELTA_RULES = ("paired", "strict", "marginal", CALIBRATED)  # those that a δ steers
 #: Settings of a rule besides δ, as `make_rule` takes them.
@@ -43,19 +45,21 @@ def make_rule(
     calibrated: Sequence[Calibration] = (),
     design: Design | None = None,
     temperature: float = 1.0,
+    screen_temperature: float | None = None,
     **settings: Any,
 ) -> Rule:
     """The rule of this name.
 
     Parameters
     ----------
-    name : one of `RULES`, or `calibrated`
+    name : one of `RULES` or `SCREEN_RULES`, or `calibrated`
     delta : probability, per image, of another answer than all K_max orders would give, in (0, 1)
     priors : variance priors fitted on held-out traces, under `paired` and `marginal`. Without them
         `paired`, `marginal` and `value` fall back to the plain t (which can drop nothing before two
         orders), and `strict` is refused.
     calibrated, design : for `calibrated`: a model's calibrations, and the races it is wanted for
     temperature : for `value`: soft-max of mean log-likelihoods over it is a probability
+    screen_temperature : for `SCREEN_RULES`: that of a screen's estimates
     settings : the rule's own (`SETTINGS`). `alpha` (paired, strict, marginal): error of one pair (class)
         at one look, instead of δ's share; `stages`; `p_value`, `min_scores`; `saving`; `price`; `loss`
         (calibrated): what δ bounds, `disagreement` with K_max or the drop in `accuracy`
@@ -68,7 +72,7 @@ def make_rule(
     if not 0 < delta < 1:
         raise ValueError(f"delta must lie between 0 and 1, got {delta:g}")
     unknown = sorted(set(settings) - set(SETTINGS.get(name, ())))
-    if unknown and name in (*RULES, CALIBRATED):
+    if unknown and name in (*RULES, *SCREEN_RULES, CALIBRATED):
         known = ", ".join(SETTINGS.get(name, ())) or "none"
         raise ValueError(f"rule {name!r} has no setting {unknown[0]!r}; it has {known}")
     priors = priors or {}
@@ -87,6 +91,8 @@ def make_rule(
             return MarginalRule(moderated.get("marginal", PlainT()), delta, each=each)
         case "calibrated":
             return _calibrated(calibrated, delta, design, **settings)
+        case "table" | "gradient":
+            return ScreenRule(name, screen_temperature)
         case "fixed":
             return FixedRule()
         case "funnel":
@@ -99,7 +105,7 @@ def make_rule(
             from anytime_cls.race.value import ValueRule  # which builds on this module
 
             return ValueRule(priors.get("paired"), temperature, **settings)
-    raise ValueError(f"unknown rule {name!r}: choose from {', '.join(RULES)}, {CALIBRATED}")
+    raise ValueError(f"unknown rule {name!r}: choose from {', '.join((*RULES, *SCREEN_RULES, CALIBRATED))}")
 
 
 def temperature_at(rule: Rule, otherwise: float) -> float:
@@ -127,7 +133,7 @@ def _calibrated(
     best = max(usable, key=lambda entry: entry.risk)
     return CalibratedRule(
         ModeratedT(best.prior), best.risk, thresholds=best.thresholds, rungs=best.rungs,
-        temperature=best.temperature,
+        temperature=best.temperature, screening=best.screening,
     )  # fmt: skip
 
 
@@ -148,5 +154,5 @@ def fitted_rule(
     fit = fitted.of(design.draws, design.steps)
     return make_rule(
         name, delta, fit.of_pulls(block), fitted.calibrated, design,
-        1.0 if fit.temperature is None else fit.temperature, **settings,
+        1.0 if fit.temperature is None else fit.temperature, fitted.screens.get(name), **settings,
     )  # fmt: skip

@@ -12,17 +12,36 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from anytime_cls.race.bounds import Bound
+from anytime_cls.race.bounds import Bound, ModeratedT, effective_n
 
 Array = np.ndarray
 
 
 @dataclass(frozen=True)
 class Stage:
-    """Before the first pull every class gets an estimate, and the hopeless leave: a rung inside draw 0."""
+    """Before the first pull every class gets an estimate, and the hopeless leave."""
 
-    source: int  # so many steps of draw 0
+    source: int | str  # a rung inside draw 0, after so many steps; or a screen, by name
     gap: float  # nats behind the best beyond which a class leaves
+    scale: float = 1.0  # of the estimate, to be in nats of a pull
+
+
+@dataclass(frozen=True)
+class Screening:
+    """What a screen's estimate is to a race: a first look, then so many pulls that were free.
+
+    A class's distance to another after all K_max pulls is `scale` times its distance by the screen, known as
+    well as if it had been the mean of `weight` pulls (Gelman et al., *Bayesian Data Analysis*, 3.3).
+    """
+
+    screen: str  # its name
+    scale: float  # nats of a pull per nat of the estimate
+    gap: float  # nats (of a pull) behind the best beyond which a class leaves before the first pull
+    weight: float = 0.0  # pulls
+
+    @property
+    def stage(self) -> Stage:
+        return Stage(self.screen, self.gap, self.scale)
 
 
 @dataclass(frozen=True, eq=False)
@@ -32,6 +51,7 @@ class Seen:
     pulls: Array  # [I, n, C], nats, NaN where a class was out
     alive: Array  # bool [I, C]
     k_max: int  # pulls
+    free: Array | None = None  # [I, C], what a screen says of the K_max means, nats; NaN rows: nothing
 
     @property
     def n(self) -> int:
@@ -53,6 +73,11 @@ class Rule(ABC):
     def first_stages(self) -> tuple[Stage, ...]:
         """Where classes may leave before the first pull, in rising steps."""
         return ()
+
+    @property
+    def pseudo_pulls(self) -> float:
+        """Pulls that a screen's estimate counts as in every mean."""
+        return 0.0
 
     @property
     def holds(self) -> float | None:
@@ -104,6 +129,12 @@ def paired(scores: Array, alive: Array) -> tuple[Array, Array]:
     return diff.mean(axis=1), sample_variance(diff)
 
 
+def known_free(free: Array, weight: float) -> tuple[Array, Array]:
+    """A screen's estimates [I, C], and the pulls [I, 1] they count as: none where nothing is known."""
+    known = np.isfinite(free).all(axis=1, keepdims=True)
+    return np.where(known, free, 0.0), np.where(known, weight, 0.0)
+
+
 def sample_variance(x: Array) -> Array:
     """Unbiased variance over axis 1, zero for a single order."""
     return x.var(axis=1, ddof=1) if x.shape[1] > 1 else np.zeros_like(x[:, 0])
@@ -142,7 +173,7 @@ class _Paired(Rule):
         """The half-width on a class's difference to the leader; the leader's own: its closest rival's."""
         gap, radius = self.radius(seen)
         rows = np.arange(len(gap))
-        lead = mean_scores(seen.pulls, seen.alive).argmax(axis=1)
+        lead = np.where(seen.alive, gap, np.inf).argmin(axis=1)
         rivals = np.where(np.isfinite(gap), gap, np.inf)
         rivals[rows, lead] = np.inf
         half = radius.copy()
@@ -156,8 +187,10 @@ class PairedRule(_Paired):
     """Drop a class when the bound on the paired difference leader − class excludes zero.
 
     δ is split over the C − 1 rivals (only pairs with the K_max winner can err, so a union bound over
-    C − 1 pairs covers whoever leads) and, unless the bound is anytime-valid, over the looks. `each`, where
-    given, is spent on every pair at every look instead: past δ's share it promises nothing.
+    C − 1 pairs covers whoever leads: that needs the deviations from the K_max means to be independent of
+    these means, as they are of jointly normal scores) and, unless the bound is anytime-valid, over the looks.
+    δ holds on average over the variance prior, not for each image: pairs of unusually high variance err more.
+    `each`, where given, is spent on every pair at every look instead: past δ's share it promises nothing.
     """
 
     bound: Bound
@@ -184,6 +217,7 @@ class CalibratedRule(_Paired):
     (tokens, gap in nats) in rising tokens, are races inside the first order, which the risk covers too: who
     is more than `gap` behind the best after so many of its tokens leaves before the first pull.
     `temperature`, where it was fitted, makes probabilities of the soft-max at these races' decisions.
+    `screening`, where there is one, comes before the first order, and the risk covers it as well.
     """
 
     bound: Bound
@@ -192,10 +226,30 @@ class CalibratedRule(_Paired):
     thresholds: tuple[tuple[int, float], ...] = ()
     rungs: tuple[tuple[int, float], ...] = ()
     temperature: float | None = None
+    screening: Screening | None = None
 
     @property
     def first_stages(self) -> tuple[Stage, ...]:
-        return tuple(Stage(tokens, gap) for tokens, gap in self.rungs)
+        first = () if self.screening is None else (self.screening.stage,)
+        return (*first, *(Stage(tokens, gap) for tokens, gap in self.rungs))
+
+    @property
+    def pseudo_pulls(self) -> float:
+        return 0.0 if self.screening is None else self.screening.weight
+
+    def radius(self, seen: Seen) -> tuple[Array, Array]:
+        if not self.pseudo_pulls or seen.free is None:
+            return super().radius(seen)
+        free, more = known_free(seen.free, self.pseudo_pulls)
+        tau = effective_n(seen.n, seen.k_max)
+        means = np.where(seen.alive, (tau * seen.pulls.mean(axis=1) + more * free) / (tau + more), -np.inf)
+        leader = means.argmax(axis=1)
+        gap = np.where(seen.alive, means.max(axis=1, keepdims=True) - means, np.nan)
+        lead = seen.pulls[np.arange(len(means)), :, leader][:, :, None]
+        var = sample_variance(lead - np.where(seen.alive[:, None], seen.pulls, np.nan))
+        assert isinstance(self.bound, ModeratedT)  # what calibrations are made of
+        alpha = self.alpha(seen.n_classes, seen.k_max, seen.n)
+        return gap, self.bound.radius(gap, var, seen.n, seen.k_max, alpha, more)
 
     @property
     def holds(self) -> float:
@@ -212,6 +266,31 @@ class CalibratedRule(_Paired):
         """The threshold of the last look up to n (intervals are asked for between looks too)."""
         passed = [alpha for look, alpha in self.thresholds if look <= n]
         return passed[-1] if passed else self.thresholds[0][1]
+
+
+@dataclass(frozen=True)
+class ScreenRule(Rule):
+    """The best by a screen's estimate, and no race: what every race is measured against.
+
+    temperature : in nats, at which the soft-max of the estimates is a probability; None where none was fitted
+    """
+
+    name: str  # the screen's
+    temperature: float | None = None
+
+    @property
+    def first_stages(self) -> tuple[Stage, ...]:
+        return (Stage(self.name, 0.0),)
+
+    @property
+    def own_temperature(self) -> float | None:
+        return self.temperature
+
+    def looks(self, n_classes: int, k_max: int) -> tuple[int, ...]:
+        return (k_max,)
+
+    def keep(self, seen: Seen) -> Array:
+        return seen.alive
 
 
 @dataclass(frozen=True)

@@ -8,11 +8,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
-from anytime_cls.race.races import Races
-from anytime_cls.traces.cost import pass_cost
+from anytime_cls.plan.written import read
+from anytime_cls.race.decision import SCREENED
+from anytime_cls.race.races import Races, Sources, effective_pulls
+from anytime_cls.race.rules import known_free
+from anytime_cls.traces.cost import pass_cost, stage_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import Scores
 
@@ -54,12 +58,16 @@ class Progress:
 class Scored:
     """What I races scored, NaN where a class was out or the race over.
 
-    orders: [I, K, C]. rungs: of the first order, [I, R, C]. rung_cost: whole passes that each took, [I, R].
+    orders: [I, K, C]. rungs: what came before the first whole order (a screen's estimate, some tokens of it),
+    [I, R, C]. rung_cost: whole passes that each took, [I, R]. free, more: a screen's estimate [I, C] and the
+    pulls [I, 1] it counts as in the answer; None: none.
     """
 
     orders: Array
     rungs: Array
     rung_cost: Array
+    free: Array | None = None
+    more: Array | None = None
 
 
 def progress(scored: Scored, block: int = 1, cost: float = 1.0) -> Progress:
@@ -87,6 +95,11 @@ def progress(scored: Scored, block: int = 1, cost: float = 1.0) -> Progress:
             total += np.where(inside, values, 0)
             values = total
             taken += inside.sum(axis=1) * cost
+        if k >= 0 and scored.free is not None and scored.more is not None:  # as `Races` has its leader
+            n, pulls = (k + 1) / block, k_max // block
+            tau = effective_pulls(np.array(n), pulls)
+            share = scored.more / (tau + scored.more)
+            values = (1 - share) * total / n + share * scored.free * block
         if k < 0 or k % block == block - 1:  # the living share their orders, so sums rank as means do
             answer = np.where(going, np.where(inside, values, -np.inf).argmax(axis=1), answer)
         leader[:, step], spent[:, step] = answer, taken
@@ -94,25 +107,27 @@ def progress(scored: Scored, block: int = 1, cost: float = 1.0) -> Progress:
     return Progress(leader, spent, racing, n_rungs)
 
 
-def raced(races: Races, rungs: Mapping[int, Array], rung_cost: Mapping[int, float]) -> Scored:
-    """What a stack of replayed races scored.
-
-    rungs: what `races.run` was given of order 0, tokens → [I, C]. rung_cost: tokens → a pass in whole ones.
-    """
+def raced(races: Races, sources: Sources, attrs: Mapping[str, Any]) -> Scored:
+    """What a stack of replayed races scored. sources: as `races.run` was given them; attrs: the trace's."""
     until = races.seen[:, None] * races.block
     orders = np.where(np.arange(races.scores.shape[1])[:, None] < until, races.scores, np.nan)
-    rows, tokens = races.stage_rows, [stage.source for stage in races.stages]
-    at_rungs = np.full((len(orders), len(tokens), races.n_classes), np.nan)
-    for at, m in enumerate(tokens):
+    rows, names = races.stage_rows, [stage.source for stage in races.stages]
+    at_rungs = np.full((len(orders), len(names), races.n_classes), np.nan)
+    for at, name in enumerate(names):
         inside = (races.left_stage < 0) | (races.left_stage >= at)
-        at_rungs[:, at] = np.where(inside & (rows[:, at, None] > 0), rungs[m], np.nan)
-    return Scored(orders, at_rungs, rows * np.array([rung_cost[m] for m in tokens]))
+        at_rungs[:, at] = np.where(inside & (rows[:, at, None] > 0), sources[name], np.nan)
+    free, more = known_free(races.free, races.rule.pseudo_pulls)
+    return Scored(orders, at_rungs, stage_cost(attrs, names, rows), free, more)
 
 
 def recorded(trace: Trace, images: int = 256) -> Iterator[tuple[Array, Scored]]:
     """(images, what their races scored) of a trace as it was run, `images` of them at a time."""
     k_max, n_classes = int(trace.attrs["k_max"]), len(trace.labels)
     cost: dict[int, float] = {}
+    staged = [
+        s.source for s in read(trace.attrs, trace.labels).rule.first_stages if isinstance(s.source, str)
+    ]
+    screen = stage_cost(trace.attrs, staged[:1], np.ones((1, 1)))[0, 0] if staged else None
     held: list[tuple[Array, list[tuple[Array, float]]]] = []
     first = 0
     for number, (row, scores) in enumerate(trace):
@@ -120,9 +135,9 @@ def recorded(trace: Trace, images: int = 256) -> Iterator[tuple[Array, Scored]]:
         # not an order that a budget cut short
         whole = (scores.prefix == trace.pass_tokens) & (scores.order < row.orders)
         plane[scores.order[whole], scores.cls[whole]] = scores.value[whole]
-        for m in np.unique(scores.prefix).tolist():
+        for m in np.unique(scores.prefix[scores.prefix != SCREENED]).tolist():
             cost.setdefault(m, pass_cost(trace.attrs, m))
-        held.append((plane, list(_rungs(scores, whole, cost, n_classes))))
+        held.append((plane, list(_rungs(scores, whole, cost, n_classes, screen))))
         if len(held) == images or number == len(trace) - 1:
             n_rungs = max(len(rungs) for _, rungs in held)
             at_rungs = np.full((len(held), n_rungs, n_classes), np.nan)
@@ -135,14 +150,22 @@ def recorded(trace: Trace, images: int = 256) -> Iterator[tuple[Array, Scored]]:
 
 
 def _rungs(
-    scores: Scores, whole: Array, cost: Mapping[int, float], n_classes: int
+    scores: Scores, whole: Array, cost: Mapping[int, float], n_classes: int, screen: float | None
 ) -> Iterator[tuple[Array, float]]:
-    """The scores [C] of each rung of one race, and what it took: rounds that scored no whole pass.
+    """The scores [C] of each stage of one race, and what it took: rounds that scored no whole pass.
+
+    screen: what the race's first screen took; None where none was raced with.
 
     A prefix that was all a budget allowed counts as one. A prefix recorded beside whole passes does not.
     """
     for number in np.setdiff1d(scores.round, scores.round[whole]):
         mine = np.flatnonzero((scores.round == number) & (scores.order == 0))
+        if len(mine) and scores.prefix[mine[0]] == SCREENED:
+            if screen is not None:
+                values = np.full(n_classes, np.nan)
+                values[scores.cls[mine]] = scores.value[mine]
+                yield values, screen
+            continue
         if len(mine):
             mine = mine[scores.prefix[mine] == scores.prefix[mine[-1]]]
             values = np.full(n_classes, np.nan)

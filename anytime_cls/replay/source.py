@@ -16,9 +16,9 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 from anytime_cls.draws.orders import block_of, distinct_orders
-from anytime_cls.race.decision import UNRANKED
+from anytime_cls.race.decision import SCREENED, UNRANKED
 from anytime_cls.race.fitted import Design, Fitted
-from anytime_cls.traces.cost import pass_cost
+from anytime_cls.traces.cost import pass_cost, screens_of
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError, TraceError
 
@@ -71,6 +71,17 @@ class Source:
         self.seconds_a_pass = measured / spent if spent else 0.0
 
     @property
+    def batch(self) -> int:
+        """Images in a stack."""
+        found: int = max(1, STACK // self.full_cost)
+        return found
+
+    @property
+    def screens(self) -> list[str]:
+        """Screens whose estimates were recorded."""
+        return screens_of(self.trace.attrs)
+
+    @property
     def prefixes(self) -> list[int]:
         """Prefixes recorded besides whole passes, in tokens."""
         return [int(prefix) for prefix in self.trace.attrs.get("prefixes", [])]
@@ -94,14 +105,36 @@ class Source:
         known = None if steps == self.tokens else fitted.of(self.sampler_name, steps).temperature
         return own if known is None else known
 
-    def rung_stacks(self, prefix: int) -> Iterator[Array]:
-        """Log-likelihoods of order 0 at a recorded prefix, [i, C], image for image as in `stacks`."""
-        at = 0
-        for stack in self._matrices(prefix, 1):
-            good = self.good[at : at + len(stack)]
-            at += len(stack)
-            if good.any():
-                yield stack[good, 0]
+    def stage_stacks(self, source: int | str) -> Iterator[Array]:
+        """What a stage estimates, [i, C], image for image as in `stacks`: log-likelihoods of order 0 at a
+        recorded prefix, or a recorded screen's estimate."""
+        prefix, number = self._stage(source)
+
+        def stacks() -> Iterator[Array]:
+            at = 0
+            for stack in self._matrices(prefix, number + 1):
+                good = self.good[at : at + len(stack)]
+                at += len(stack)
+                if good.any():
+                    yield stack[good, number]
+
+        return stacks()
+
+    def estimates_of(self, image: int, source: int | str) -> Array:
+        """The same of one image: [1, C]."""
+        prefix, number = self._stage(source)
+        return self.trace.matrix(image, number + 1, prefix)[[number]]
+
+    def _stage(self, source: int | str) -> tuple[int, int]:
+        """Where a trace has it: tokens and order; a screen's estimate is at no token."""
+        if isinstance(source, int):
+            return source, 0
+        if source not in self.screens:
+            raise ReplayError(
+                f"{self.trace.path} has no screen {source!r} (it has {', '.join(self.screens) or 'none'}): "
+                f"'anytime-cls sweep DATASET --rule fixed --record-screens {source} -o FULL.h5' records it"
+            )
+        return SCREENED, self.screens.index(source)
 
     def stacks(self, prefix: int | None = None) -> Iterator[tuple[Array, Array]]:
         """(which images, their pulls [i, K / block, C] in nats), leaving out images that failed."""
@@ -117,23 +150,23 @@ class Source:
             if len(images):
                 yield images, stack
 
-    def stacks_with_rungs(
-        self, prefix: int | None, rung_tokens: Iterable[int]
-    ) -> Iterator[tuple[Array, Array, dict[int, Array]]]:
-        """As `stacks`, with the log-likelihoods of order 0 at rungs: tokens → [i, C]."""
-        rungs = {m: self.rung_stacks(m) for m in rung_tokens}
+    def stacks_with_stages(
+        self, prefix: int | None, sources: Iterable[int | str]
+    ) -> Iterator[tuple[Array, Array, dict[int | str, Array]]]:
+        """As `stacks`, with what stages estimate, each [i, C]."""
+        stages = {source: self.stage_stacks(source) for source in sources}
         for images, pulls in self.stacks(prefix):
-            yield images, pulls, {m: next(stacks) for m, stacks in rungs.items()}
+            yield images, pulls, {source: next(stacks) for source, stacks in stages.items()}
 
     def _matrices(self, prefix: int | None, k_max: int) -> Iterator[Array]:
-        if prefix not in (None, self.pass_tokens, *self.prefixes):
+        if prefix not in (None, SCREENED, self.pass_tokens, *self.prefixes):
             there = ", ".join(map(str, self.prefixes)) or "none"
             raise ReplayError(
                 f"{self.trace.path} has no prefix of {prefix} tokens (it has {there}): record it with "
                 f"'anytime-cls sweep DATASET --rule fixed --record-prefixes {prefix} -o FULL.h5'"
             )
         try:
-            yield from self.trace.full_matrix(max(1, STACK // self.full_cost), prefix, k_max)
+            yield from self.trace.full_matrix(self.batch, prefix, k_max)
         except TraceError as error:
             raise ReplayError(f"{error}; 'anytime-cls sweep DATASET --rule fixed -o FULL.h5' records a "
                               "full trace") from None  # fmt: skip

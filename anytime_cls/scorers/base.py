@@ -41,6 +41,11 @@ class Shape(Protocol):
     def flops(self, steps: int, classes: int = 1) -> float:
         """Of one draw's first `steps` for so many classes: a + b · classes (b = 0 where joint)."""
 
+    @property
+    def screens(self) -> Mapping[str, tuple[float, float]]:
+        """The scorer's screens by name, and what they take: (a, b) of a + b · classes FLOPs an image,
+        backward passes counted. Empty for most."""
+
 
 class Screen(Protocol):
     """An estimate for every class before the first draw; its trace column replays without the model.

@@ -19,7 +19,6 @@ from scipy.special import softmax
 from anytime_cls.scorers.base import Array, Encoded, Piece, Screen
 from anytime_cls.scorers.sigma import Transformer
 
-TABLE_NUMBERS = 1 << 28  # of a table that is made unasked: 1 GiB of float32
 _ROWS = 512  # positions of the gradient's rows that are held at once
 
 
@@ -181,7 +180,7 @@ class SumScreen:
 def has_table(model: Transformer) -> bool:
     """Whether this model's table is small enough to be made unasked."""
     cfg = model.config
-    return cfg.n_classes * cfg.n_tokens * cfg.vocab_size <= TABLE_NUMBERS
+    return "table" in cfg.screens
 
 
 def screens_of(model: Transformer) -> Mapping[str, Screen]:

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from anytime_cls.draws.orders import OrderSampler
 
+TABLE_NUMBERS = 1 << 28  # of a table of every class, place and token: 1 GiB of float32
+
 
 def hidden_dim(dim: int, multiple_of: int) -> int:
     """SwiGLU's width: 2/3 · 4 · dim, rounded up to `multiple_of`."""
@@ -84,6 +86,16 @@ class RandARConfig:
     def draws(self, name: str, steps: int) -> OrderSampler:
         """Orders by this sampler whose first `steps` tokens are scored. Raises ValueError."""
         return OrderSampler(name, self.n_tokens, prefix=steps)
+
+    @property
+    def screens(self) -> Mapping[str, tuple[float, float]]:
+        """`gradient`, and `table` where it is small enough to be made unasked (`scorers.screens`).
+
+        A backward pass counts as two forward ones, the usual way, though the weights need no gradient.
+        """
+        found = {"gradient": (3 * self.flops(), 4.0 * self.dim)}
+        small = self.n_classes * self.n_tokens * self.vocab_size <= TABLE_NUMBERS
+        return {"table": (0.0, float(self.n_tokens))} | found if small else found
 
     def flops(self, steps: int | None = None, classes: int = 1) -> float:
         """Multiply-adds × 2 of a pass over the first `steps` tokens (all N by default), for each class."""

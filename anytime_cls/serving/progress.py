@@ -42,7 +42,7 @@ def snapshot(job: Job, labels: Sequence[str], temperature: float) -> dict[str, A
     None stands for what is not there yet, and for a bound that is infinite.
     """
     race, spending = job.race, job.spending
-    begun = bool(race.n) or race.prefix_scores is not None
+    begun = bool(race.n) or race.estimated
     means = race.means() if begun else race.by_order[0]
     known = np.isfinite(means)
     leader = race.leader if begun else int(np.where(known, means, -np.inf).argmax()) if known.any() else None

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 
 def pass_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> float:
@@ -20,3 +22,22 @@ def pass_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> float:
     known[own] = attrs.get("pass_flops", known.get(own, 0.0))
     flops = float(known.get(prefix, 0.0)) / float(attrs.get("flops") or 1)
     return flops if flops > 0 else prefix / tokens
+
+
+def screens_of(attrs: Mapping[str, Any]) -> list[str]:
+    """The screens whose estimates a trace holds, in the order of their numbers."""
+    return [str(name) for name in attrs.get("screens", ())]
+
+
+def stage_cost(attrs: Mapping[str, Any], sources: Sequence[int | str], rows: np.ndarray) -> np.ndarray:
+    """What stages took, in whole passes: [I, stages].
+
+    sources : tokens of a rung, or a screen's name. rows : classes estimated at each, int [I, stages]; a rung
+    costs by class, a screen once
+    """
+    flops = dict(zip(screens_of(attrs), attrs.get("screen_flops", ()), strict=False))
+    whole = float(attrs.get("flops") or 1)
+    each = [pass_cost(attrs, m) if isinstance(m, int) else float(flops.get(m, 0.0)) / whole for m in sources]
+    once = np.array([isinstance(m, str) for m in sources], bool)
+    found: np.ndarray = np.where(once, rows > 0, rows) * np.array(each)
+    return found

@@ -122,7 +122,7 @@ class Trace:
         prefix: tokens; default whole passes. k_max: number of orders (rows); default up to the last scored.
         """
         scores = self.scores(i)
-        keep = scores.prefix == (prefix or self.pass_tokens)
+        keep = scores.prefix == (self.pass_tokens if prefix is None else prefix)
         order = scores.order[keep]
         orders = (int(order.max(initial=-1)) + 1) if k_max is None else k_max
         out = np.full((orders, len(self.labels)), np.nan)
@@ -140,7 +140,7 @@ class Trace:
         image that failed and has no scores is a plane of NaN. Raises TraceError naming an image not scored in
         full.
         """
-        wanted = prefix or self.pass_tokens
+        wanted = self.pass_tokens if prefix is None else prefix
         some = np.flatnonzero(self._stop > self._start)
         orders = k_max or (len(self.matrix(int(some[0]), None, prefix)) if len(some) else 0)
         for first in range(0, len(self), batch):

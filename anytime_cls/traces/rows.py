@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
-from anytime_cls.race.decision import Decision, Failure
+from anytime_cls.race.decision import SCREENED, Decision, Failure
 from anytime_cls.traces.schema import ImageRow, Scores
 
 
@@ -47,7 +47,8 @@ def evaluations(decision: Decision) -> int:
     One that recorded prefixes too left several records in a row: the same classes, at ever more tokens.
     """
     total = 0
-    for record, after in pairwise((*decision.records, None)):
+    scored = (record for record in decision.records if record.prefix != SCREENED)
+    for record, after in pairwise((*scored, None)):
         assert record is not None
         goes_on = after is not None and (after.round, after.order) == (record.round, record.order)
         goes_on = goes_on and after is not None and after.prefix > record.prefix

@@ -67,8 +67,9 @@ class Scores:
     """The log-likelihoods of one image, parallel 1-d arrays in the order they were scored.
 
     order: index of the order, from 0. cls: index into the trace's labels. prefix: tokens scored (all of them
-    for a whole order). round: batch round of the race. value: nats, float64, exactly representable in float32
-    (so stored without loss) and not NaN. Integers are 0 to 65535. Raises TraceError for anything else.
+    for a whole order; 0: a screen's estimate, `order` its place in attribute `screens`). round: batch round
+    of the race. value: nats, float64, exactly representable in float32 (so stored without loss) and not NaN.
+    Integers are 0 to 65535. Raises TraceError for anything else.
     """
 
     order: np.ndarray

@@ -21,6 +21,8 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.files import destination, sync
+from anytime_cls.race.decision import SCREENED
+from anytime_cls.traces.cost import screens_of
 from anytime_cls.traces.hdf5 import (
     _cannot_write,
     _clean,
@@ -158,8 +160,11 @@ class TraceWriter:
         tokens, classes = self.attrs["tokens"], len(self.labels)
         if scores.cls.max(initial=0) >= classes:
             raise TraceError(f"image {row.id!r}: class {scores.cls.max()}, but there are {classes} labels")
-        if scores.prefix.min(initial=1) < 1 or scores.prefix.max(initial=1) > tokens:
-            raise TraceError(f"image {row.id!r}: prefixes must be 1 to {tokens} tokens")
+        screened = scores.order[scores.prefix == SCREENED]
+        if scores.prefix.min(initial=1) < SCREENED or scores.prefix.max(initial=1) > tokens:
+            raise TraceError(f"image {row.id!r}: prefixes must be 1 to {tokens} tokens, or {SCREENED}")
+        if screened.max(initial=-1) >= len(screens_of(self.attrs)):
+            raise TraceError(f"image {row.id!r}: screen {screened.max()}, which the trace does not name")
         if len(np.unique((scores.order << 32) | (scores.cls << 16) | scores.prefix)) < len(scores):
             raise TraceError(f"image {row.id!r}: the same order, class and prefix is scored twice")
         rows = np.empty(len(scores), _ROW)

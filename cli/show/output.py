@@ -112,7 +112,9 @@ def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
     used = count(decision.orders, "order")
     if decision.pass_tokens < n_tokens:
         used += f" of {decision.pass_tokens} tokens"
-    if decision.prefix:
+    if decision.prefix == 0:  # SCREENED
+        used = "by the screen"
+    elif decision.prefix:
         used = f"{decision.prefix} of {n_tokens} tokens of one order"
     line = Text(f"{readable(path)}: ")
     line.append(readable(decision.label), "bold")

@@ -16,7 +16,7 @@ import numpy as np
 from anytime_cls.certify.designs import SPLIT, split_images
 from anytime_cls.certify.thresholds import calibrate_trace
 from anytime_cls.race.fitted import Fitted
-from anytime_cls.race.races import run, rungs_of
+from anytime_cls.race.races import run
 from anytime_cls.race.registry import fitted_rule
 from anytime_cls.replay.source import Source
 from anytime_cls.traces.read import Trace
@@ -33,12 +33,12 @@ def main() -> None:
         source = Source(trace)
         held_out = split_images(np.flatnonzero(source.good), SPLIT, seed=0).held_out
         for wanted in ([], [int(m) for m in args.rungs.split(",")]):
-            found = calibrate_trace(trace, [args.risk], rungs=wanted)
+            found = calibrate_trace(trace, [args.risk], stages=wanted)
             fitted = Fitted.read(found, source.tokens)
             rule = fitted_rule(fitted, "calibrated", args.risk, source.design(), source.block)
             tokens, again = np.zeros((2, len(trace)))
-            lengths = [m for m, _ in rungs_of(rule)]
-            for images, pulls, scores in source.stacks_with_rungs(None, lengths):
+            lengths = [stage.source for stage in rule.first_stages]
+            for images, pulls, scores in source.stacks_with_stages(None, lengths):
                 raced = run(rule, pulls, scores)
                 tokens[images] = raced.passes * source.block * source.pass_tokens + raced.tokens
                 for before, rows in zip(lengths, raced.stage_rows.T[1:], strict=False):

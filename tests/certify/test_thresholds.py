@@ -22,7 +22,15 @@ from anytime_cls.certify.risk import (
     fixed_sequence,
     upper_bound,
 )
-from anytime_cls.certify.stages import RungFit, Tail, candidates, fit_rungs, fit_tail, winners_behind
+from anytime_cls.certify.stages import (
+    StageFit,
+    Tail,
+    candidates,
+    fit_stages,
+    fit_tail,
+    winners_behind,
+    winners_margin,
+)
 from anytime_cls.certify.store import store_calibration
 from anytime_cls.certify.thresholds import calibrate_trace
 from anytime_cls.models.card import ModelError
@@ -45,7 +53,7 @@ def test_the_calibrated_rule_holds_its_risk(prior_scale):
     full = pool.mean(axis=1).argmax(axis=1)
     prior = VariancePrior(prior_scale, 0.0, 40.0)
     some = ALPHAS[::4]
-    rules = [_rule(prior, 8, RungFit(0.05), alpha) for alpha in some]
+    rules = [_rule(prior, 8, StageFit(0.05), alpha) for alpha in some]
     losses = np.stack([disagreement(run(rule, pool).prediction, full, full) for rule in rules])
     true = losses.mean(axis=1)
     rng = np.random.default_rng(8)
@@ -106,7 +114,7 @@ def test_a_looser_threshold_would_not_be_certified(fitted):
     for entry in result["calibrated"]:
         at = int(np.abs(ALPHAS - entry["alpha"]).argmin())
         prior = VariancePrior.from_dict(entry["prior"])
-        wrong = int((run(_rule(prior, 8, RungFit(0.1), ALPHAS[at + 1]), mine).prediction != full).sum())
+        wrong = int((run(_rule(prior, 8, StageFit(0.1), ALPHAS[at + 1]), mine).prediction != full).sum())
         assert upper_bound(wrong, len(mine)) > entry["risk"]
 
 
@@ -118,7 +126,7 @@ def test_pairs_of_orders_are_calibrated_as_pulls(tmp_path):
     (entry,) = result["calibrated"]
     assert entry["prior"]["scale"] == pytest.approx(1.0, rel=0.2)
     assert result["priors"]["paired"]["scale"] == pytest.approx(2 * entry["prior"]["scale"])
-    assert list(entry["thresholds"]) == ["1", "2", "3", "4", "6", "8"] and entry["k_max"] == 16
+    assert list(entry["thresholds"]) == [str(n) for n in range(1, 9)] and entry["k_max"] == 16
     rule = model_rule(result, "calibrated", 0.1, 16, 3, "antithetic")
     passes = 2 * run(rule, scores.reshape(400, 8, 2, 3).mean(axis=2)).passes
     parts = split_images(np.arange(400), 0.5, seed=0)
@@ -177,6 +185,64 @@ def rung_trace(tmp_path_factory):
     return full_trace(path, scores[64], label, prefixes={4: scores[4], 16: scores[16]}), scores, label
 
 
+@pytest.fixture(scope="module")
+def screen_trace(tmp_path_factory):
+    """900 images with two screens: one that knows much of the K_max means, one that knows nothing."""
+    scores, rng = prefix_races(21, 900)[64], np.random.default_rng(22)
+    means = scores.mean(axis=1)
+    good = (2 * (means - means.mean(axis=1, keepdims=True)) + rng.normal(0, 1, means.shape)).astype("f4")
+    screens = {
+        "table": good.astype(float),
+        "gradient": rng.normal(0, 1, means.shape).astype("f4").astype(float),
+    }
+    path = tmp_path_factory.mktemp("screens") / "full.h5"
+    return full_trace(path, scores, means.argmax(axis=1), screens=screens), scores, screens
+
+
+def test_a_screen_is_calibrated_with_its_race(screen_trace):
+    """The one that knows something is taken, at its slope; its races are cheaper, within the risk; and the
+    figures are those of the rule that a model would race."""
+    path, scores, screens = screen_trace
+    with Trace.open(path) as trace:
+        plain = calibrate_trace(trace, [0.05], split=0.6)
+        result = calibrate_trace(trace, [0.05], split=0.6, stages=["table", "gradient"])
+        useless = calibrate_trace(trace, [0.05], split=0.6, stages=["gradient"])
+    (entry,) = result["calibrated"]
+    assert entry["screening"]["screen"] == "table"
+    assert entry["screening"]["scale"] == pytest.approx(0.5, abs=0.05)
+    held = entry["held_out"]
+    assert held["whole_passes"] - 3 < 0.5 * plain["calibrated"][0]["held_out"]["whole_passes"]
+    assert held["disagreement"]["low"] <= 0.05
+    assert "screening" not in useless["calibrated"][0]
+    rule = model_rule(result, "calibrated", 0.05, 8, 6)
+    races = run(rule, scores, screens)
+    parts = split_images(np.arange(900), 0.6, 0)
+    wrong = races.prediction != scores.mean(axis=1).argmax(axis=1)
+    assert held["disagreement"]["errors"] == wrong[parts.held_out].sum()
+    assert held["passes"] == pytest.approx(races.passes[parts.held_out].mean(), abs=0.01)
+    assert held["whole_passes"] == pytest.approx(3 + races.passes[parts.held_out].mean(), abs=0.01)
+
+
+def test_a_screen_that_was_not_recorded_is_one_line(screen_trace):
+    with (
+        Trace.open(screen_trace[0]) as trace,
+        pytest.raises(ValueError, match=r"no screen 'x'.*--record-screens x"),
+    ):
+        calibrate_trace(trace, [0.1], stages=["x"])
+
+
+def test_risks_held_on_average_are_held_and_cost_less(screen_trace):
+    """(errors + 1) / (n + 1) ≤ r at the chosen threshold; never more passes than with confidence."""
+    with Trace.open(screen_trace[0]) as trace:
+        sure = calibrate_trace(trace, [0.05], split=0.6)["calibrated"][0]
+        mean = calibrate_trace(trace, [0.05], split=0.6, mean=True)["calibrated"][0]
+        chosen = calibrate_trace(trace, [0.05], split=0.6, designs=4)["calibrated"][0]
+    assert (mean["errors"] + 1) / (mean["images"] + 1) <= 0.05
+    assert mean["guarantee"] == "mean" and "confidence" not in mean
+    assert mean["held_out"]["passes"] <= sure["held_out"]["passes"] <= chosen["held_out"]["passes"]
+    assert chosen["confidence"] == pytest.approx(1 - 0.05 / 4)
+
+
 def test_a_tail_is_read_where_it_can_be_and_extended_beyond():
     """Exponential data: the quantile at 1 in 1,000 from 300 of them, within three standard errors."""
     values = np.random.default_rng(0).exponential(2.0, 300)
@@ -190,20 +256,22 @@ def test_a_tail_is_read_where_it_can_be_and_extended_beyond():
 
 def test_rungs_loosen_with_the_threshold():
     """The share of the risk that they spend is in proportion to the threshold."""
-    fit = RungFit(0.1, ((8, Tail(1.0, 0.2, 2.0)), (16, Tail(0.5, 0.2, 1.0))), alpha=0.01)
-    at = dict(fit.at(0.01))
+    fit = StageFit(0.1, ((8, Tail(1.0, 0.2, 2.0)), (16, Tail(0.5, 0.2, 1.0))), alpha=0.01)
+    at = dict(fit.at(0.01)[1])
     assert at[8] == pytest.approx(1 + 2 * np.log(0.2 / 0.015)) and at[16] == pytest.approx(
         0.5 + np.log(0.2 / 0.015)
     )
-    assert dict(fit.at(0.001))[8] == pytest.approx(at[8] + 2 * np.log(10))
-    assert RungFit(0.1).at(0.2) == ()
+    assert dict(fit.at(0.001)[1])[8] == pytest.approx(at[8] + 2 * np.log(10))
+    assert StageFit(0.1).at(0.2) == (None, ())
     assert candidates([16, 8]) == [(), (8,), (16,), (8, 16)]
+    assert candidates(["b", 8, "a"]) == [(), ("a",), ("b",), (8,), ("a", 8), ("b", 8)]
 
 
 def test_winners_are_behind_by_what_the_best_leads_them():
     scores = np.array([[1.0, 3.0, 2.5], [5.0, 4.0, 0.0]])
     np.testing.assert_allclose(winners_behind(scores, np.array([2, 0])), [0.5, 0.0])
-    assert fit_rungs({8: scores}, np.array([2, 0]), [8], 0.1) is None
+    np.testing.assert_allclose(winners_margin(scores, np.array([2, 0])), [0.5, -1.0])
+    assert fit_stages({8: scores}, scores, [8], VariancePrior(1.0, 0.5, 10.0), 0.1) is None
 
 
 def test_rungs_that_may_save_by_luck_are_not_taken():
@@ -225,7 +293,7 @@ def test_rungs_make_cheaper_races_within_the_risk(rung_trace, prefix):
     m, rungs = prefix or 64, [4] if prefix else [4, 16]
     with Trace.open(path) as trace:
         plain = calibrate_trace(trace, [0.05], prefix=prefix, split=0.6)
-        result = calibrate_trace(trace, [0.05], prefix=prefix, split=0.6, rungs=rungs)
+        result = calibrate_trace(trace, [0.05], prefix=prefix, split=0.6, stages=rungs)
     (entry,) = result["calibrated"]
     assert entry["rungs"] and {rung for rung, _ in entry["rungs"]} <= set(rungs)
     assert entry.get("prefix") == prefix and "rungs" not in plain["calibrated"][0]
@@ -265,8 +333,8 @@ def test_a_prefixes_priors_are_its_designs(rung_trace):
     ("options", "said"),
     [
         ({"prefix": 32}, "no prefix of 32 tokens \\(it has 4, 16\\): .*--record-prefixes 32"),
-        ({"rungs": [8]}, "no prefix of 8 tokens"),
-        ({"rungs": [16], "prefix": 16}, "a rung of 16 tokens is not shorter than a pass, which has 16"),
+        ({"stages": [8]}, "no prefix of 8 tokens"),
+        ({"stages": [16], "prefix": 16}, "a rung of 16 tokens is not shorter than a pass, which has 16"),
         ({"drops": [0.001]}, "accuracy drop 0.001 at confidence 0.95 needs .* or raise --accuracy-drop"),
     ],
 )  # fmt: skip

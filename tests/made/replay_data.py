@@ -35,6 +35,7 @@ def full_trace(
     label: np.ndarray | None = None,
     failed: Collection[int] = (),
     prefixes: Mapping[int, np.ndarray] | None = None,
+    screens: Mapping[str, np.ndarray] | None = None,
     **attrs: Any,
 ) -> Path:
     """A trace of rule fixed over scores [I, K, C]; `failed` images have an error and no scores."""
@@ -44,7 +45,9 @@ def full_trace(
         "model": "made-up", "model_sha256": "ab" * 32, "tokenizer_sha256": "cd" * 32, "dataset": "made-up",
         "temperature": 1.5, "priors": json.dumps(FIELDS["priors"]), "tokens": 64, "seed": 0,
         "order_sampler": "uniform", "rule": "fixed", "delta": 0.05, "k_max": k_max, "dtype": "float32",
-        "prefixes": list(prefixes) if prefixes else None, **attrs,
+        "prefixes": list(prefixes) if prefixes else None,
+        **({"screens": list(screens), "screen_flops": [3e6] * len(screens), "flops": 1e6} if screens else {}),
+        **attrs,
     }  # fmt: skip
     order, cls = (grid.ravel() for grid in np.meshgrid(np.arange(k_max), np.arange(n_classes), indexing="ij"))
     with TraceWriter.create(path, run, [f"class {c}" for c in range(n_classes)]) as writer:
@@ -63,5 +66,10 @@ def full_trace(
                 np.repeat(list(recorded), passes), np.zeros(passes * len(recorded), int),
                 np.concatenate([values[i].ravel() for values in recorded.values()]),
             ]  # fmt: skip
+            for number, values in enumerate((screens or {}).values()):
+                each = (number, np.arange(n_classes), 0, 0, values[i])
+                columns = [
+                    np.r_[np.broadcast_to(a, n_classes), b] for a, b in zip(each, columns, strict=True)
+                ]
             writer.append(row, Scores(*columns), i)
     return path

@@ -128,7 +128,7 @@ def test_append_refuses_what_does_not_fit_and_loses_nothing(tmp_path):
         bad = [
             (row_of(1), Scores(one, one * 3, one, one, one), 1, "class 3, but there are 3"),
             (row_of(1), Scores(one, one, one * 65, one, one), 1, "1 to 64 tokens"),
-            (row_of(1), Scores(one, one, one * 0, one, one), 1, "1 to 64 tokens"),
+            (row_of(1), Scores(one, one, one * 0, one, one), 1, "screen 1, which the trace does not name"),
             (row_of(1), Scores(*np.ones((5, 2))), 1, "scored twice"),
             (row_of(1), scores_of(1), 0, "ids must be unique"),
             (row_of(0), scores_of(0), 1, "ids must be unique"),

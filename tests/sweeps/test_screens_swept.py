@@ -1,0 +1,83 @@
+"""Screens through the commands: recorded, raced alone, replayed without the model."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from sweep_data import make_images, sweep
+
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.curves.full import full_curves
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.race.decision import SCREENED
+from anytime_cls.traces.read import Trace
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    return make_images(tmp_path_factory.mktemp("data") / "pictures", 3)
+
+
+@pytest.fixture(scope="module")
+def classifier(tiny_model_dir):
+    return AnytimeClassifier.load(str(tiny_model_dir), "cpu")
+
+
+def test_recorded_screens_replay_as_they_race(tiny_model_dir, classifier, images, tmp_path, capsys):
+    """A full trace with screens: their estimates are what a race by a screen alone answers by, and cost."""
+    out = tmp_path / "full.h5"
+    options = ["--rule", "fixed", "--max-orders", "4", "--record-screens", "table,gradient"]
+    code, _, err = sweep(capsys, images, "--model", tiny_model_dir, *options, "-o", out)
+    assert code == 0, err
+    with Trace.open(out) as trace:
+        curves = full_curves(trace, rules=["table", "gradient", "fixed"])
+        ids = [str(path) for path in trace.images["path"]]
+        assert trace.attrs["screens"] == ["table", "gradient"]
+        costs = dict(zip(trace.attrs["screens"], trace.attrs["screen_flops"], strict=True))
+        whole = trace.attrs["flops"] * 4 * len(trace.labels)
+        for run in curves.runs[:2]:
+            name = run.settings["rule"]
+            live = [classifier.classify(path, RaceOptions(rule=name)) for path in ids]
+            names = [trace.labels[i] for i in run.prediction]
+            assert names == [decision.label for decision in live]
+            assert (run.orders == 0).all() and (run.passes == 0).all()
+            np.testing.assert_allclose(run.token_fraction, costs[name] / whole)
+            assert live[0].flops == pytest.approx(costs[name]) and live[0].prefix == SCREENED
+        screened = trace.images["flops"] - trace.attrs["flops"] * 4 * len(trace.labels)
+        np.testing.assert_allclose(screened, sum(costs.values()), rtol=1e-6)
+    by_it = ["--rule", "gradient", "-o", tmp_path / "g.h5"]
+    code, found, _ = sweep(capsys, images, "--model", tiny_model_dir, *by_it)
+    assert code == 0 and found is not None and found["rule"] == "gradient"
+
+
+def test_a_screen_answers_where_no_order_fits(classifier, images):
+    """A budget of less than one order of all classes: the screen's answer, and not a token's."""
+    path = sorted(images.rglob("*.png"))[0]
+    alone = classifier.classify(path, RaceOptions(rule="table"))
+    decision = classifier.classify(path, RaceOptions(rule="paired", screen="table", budget="1passes"))
+    assert (decision.label, decision.stop, decision.orders) == (alone.label, "budget", 0)
+    assert decision.prefix == SCREENED and decision.passes <= 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"screen": "nearest"}, "no screen 'nearest': it has table, gradient"),
+        ({"screens": ["x"], "rule": "fixed"}, "no screen 'x'"),
+        ({"screen": "table", "crops": "random"}, "screens see one view"),
+    ],
+)
+def test_screens_that_make_no_sense_are_one_line(classifier, images, options, said):
+    with pytest.raises(ValueError, match=said) as caught:
+        classifier.classify(next(images.rglob("*.png")), RaceOptions(**options))
+    assert "\n" not in str(caught.value)
+
+
+def test_a_shape_says_what_its_screens_cost(classifier):
+    """The card's numbers are the scorer's."""
+    scorer = classifier.scorer
+    assert set(scorer.screens) == set(scorer.shape.screens)
+    for name, screen in scorer.screens.items():
+        shared, each = scorer.shape.screens[name]
+        for classes in (2, 5):
+            assert screen.flops(classes) == pytest.approx(shared + each * classes)
