@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 Option = typer.Option
 GRACE = 30  # seconds that requests in flight have to end once the server was told to stop
+IDLE = 75  # seconds that a connection may rest: longer than any Retry-After
 LOOPBACK = ("127.", "::1", "localhost")
 
 
@@ -147,7 +148,7 @@ def _serve(app: Any, listening: socket.socket, host: str, quiet: bool) -> None:
         print(f"http://{where}:{listening.getsockname()[1]}/ (Ctrl-C ends it)", file=sys.stderr, flush=True)
     config = uvicorn.Config(
         app, log_level="warning", access_log=False, server_header=False, ws="none", lifespan="on",
-        timeout_graceful_shutdown=GRACE,
+        timeout_graceful_shutdown=GRACE, timeout_keep_alive=IDLE,
     )  # fmt: skip
     # uvicorn raises the signals that ended it once more when it is done: to have ended is no failure
     before = {number: signal.signal(number, lambda *_: None) for number in (signal.SIGINT, signal.SIGTERM)}

@@ -18,6 +18,7 @@ from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision
 from anytime_cls.serving.progress import Teller
 
+RECENT = 0.1  # of a running mean: what the last piece of work counts
 LEAST = 1e-3  # seconds: of a budget that was spent in the queue; the race then takes the least it can
 
 
@@ -75,6 +76,7 @@ class Worker:
         self.classifier = classifier
         self.broken = ""  # why the last race failed, if it was not for its image
         self.pace = 0.0  # seconds that a piece of work has taken, a running mean
+        self._beside = 0.0  # and those that it took beside its race's budget: decoding, a batch that was slow
         self._waiting: deque[Work] = deque()
         self._changed = threading.Condition()
         self._closed = False
@@ -124,7 +126,7 @@ class Worker:
                 self.broken = " ".join(f"{type(error).__name__}: {error}".split())[:200]
                 event = Refused(500, f"the race failed ({self.broken}): the server's log may say more")
             took = time.perf_counter() - began
-            self.pace += (took - self.pace) * (0.1 if self.pace else 1.0)
+            self.pace += (took - self.pace) * (RECENT if self.pace else 1.0)
             work.send(event)
 
     def _next(self) -> Work | None:
@@ -134,13 +136,15 @@ class Worker:
 
     def _race(self, work: Work, began: float) -> Answer:
         picture = decode(work.body)
-        left = self._left(work)
-        plan = work.plan
+        left, plan = self._left(work), work.plan
         if math.isfinite(left):
-            plan = replace(plan, budget=Budget(max(left, LEAST), "seconds"))
+            plan = replace(plan, budget=Budget(left, "seconds"))
         tell = Teller(self.classifier.labels, plan, work.send) if work.watched else None
         decision = self.classifier.classify(picture, plan, tell, work.gone.is_set)
-        return Answer(decision, began - work.arrived, time.perf_counter() - work.arrived)
+        ended = time.perf_counter()
+        if LEAST < left < math.inf and decision.stop == "budget":
+            self._beside += (max(0.0, ended - began - left) - self._beside) * RECENT
+        return Answer(decision, began - work.arrived, ended - work.arrived)
 
     def _left(self, work: Work) -> float:
         """Seconds that this race may take: what waiting left of its budget, ∞ without one.
@@ -148,10 +152,10 @@ class Worker:
         Shared with those that wait behind it: the n-th of them is to find 1/n of what it has left now. So
         under load every answer is a little less sure, in place of some having no time at all.
         """
+        if work.deadline == math.inf:
+            return math.inf
         now = time.perf_counter()
-        left = work.deadline - now
         with self._changed:
-            spare = [(turn, other.deadline - now) for turn, other in enumerate(self._waiting, 2)]
-        if math.isfinite(left):
-            left = min([left, *(seconds / turn for turn, seconds in spare if seconds > 0)])
-        return left
+            spare = [work.deadline - now, *(other.deadline - now for other in self._waiting)]
+        shares = [seconds / turn for turn, seconds in enumerate(spare, 1) if seconds > 0 or turn == 1]
+        return max(LEAST, min(shares) - self._beside)
