@@ -195,6 +195,7 @@ class AnytimeClassifier:
         rows = zip(*(column[order].tolist() for column in columns), strict=True)
         ranking = tuple(Standing(labels[row[0]], *row) for row in rows)
         assert job.spending is not None
+        orders = race.k_max * race.block
         prefix = job.records[-1].prefix if job.records and race.n == 0 else None
         return Decision(
             label=labels[job.classes[leader]],
@@ -204,7 +205,7 @@ class AnytimeClassifier:
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
-            full_passes=_tidy(race.n_classes * race.k_max * race.block * self.engine.cost.share(job.length)),
+            full_passes=_tidy(self.engine.cost.passes(race.n_classes * orders, job.length, orders)),
             prefix=prefix,
             pass_tokens=job.length,
             seconds=job.seconds,
@@ -237,7 +238,7 @@ def _tidy(x: float) -> float:
 def is_long(classifier: AnytimeClassifier, plan: RacePlan) -> bool:
     """Whether an image may take so long that an estimate is worth the calibration it needs."""
     passes = plan.design.k_max * plan.design.n_classes
-    return passes * classifier.engine.cost.flops(plan.design.steps) > LONG
+    return passes * classifier.engine.cost.flops(plan.design.steps, 1) > LONG
 
 
 def estimate_image(classifier: AnytimeClassifier, plan: RacePlan) -> Estimate:

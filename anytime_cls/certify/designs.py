@@ -128,7 +128,7 @@ class Design:
     def spent(self, races: Races) -> tuple[Array, Array, Array]:
         """Passes of any length, tokens, and compute in whole passes, of each race: three [I]."""
         passes = races.passes * self.source.block
-        cost = passes * self.source.cost(self.prefix)
+        cost = self.source.spent(self.prefix, races.n, races.passes)
         rows, sources = races.stage_rows, [stage.source for stage in races.stages]
         cost = cost + stage_cost(self.source.trace.attrs, sources, rows).sum(axis=1)
         scored = rows[:, [isinstance(m, int) for m in sources]].sum(axis=1)

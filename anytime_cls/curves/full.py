@@ -175,7 +175,7 @@ class _Columns:
 
     def as_run(self, source: Source, spec: Spec, plan: RacePlan) -> CurveRun:
         passes = self.passes.astype(np.int64) * source.block
-        cost = passes * source.cost(spec.prefix)
+        cost = source.spent(spec.prefix, self.pulls.astype(np.int64), self.passes.astype(np.int64))
         cost = cost + stage_cost(source.trace.attrs, self.sources, self.stage_rows).sum(axis=1)
         passes = passes + self.stage_rows[:, [isinstance(m, int) for m in self.sources]].sum(axis=1)
         fraction = cost / source.full_cost

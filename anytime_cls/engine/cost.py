@@ -33,25 +33,38 @@ class CostModel:
 
     Parameters
     ----------
-    flops : FLOPs of one pass over the first m tokens
+    flops : FLOPs of a draw's first m steps for so many classes, a + b · classes (`Shape.flops`)
     n_tokens : N
     overhead : seconds a batch costs whatever it holds
     slope : seconds a whole pass adds
     """
 
-    flops: Callable[[int], float]
+    flops: Callable[[int, int], float]
     n_tokens: int
     overhead: float = 0.0
     slope: float = 0.0
     _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=32))
 
+    @property
+    def whole(self) -> float:
+        """FLOPs of a whole pass: of all steps for one class."""
+        return self.flops(self.n_tokens, 1)
+
     def share(self, prefix: int) -> float:
-        """FLOPs of a pass over `prefix` tokens, in whole passes."""
-        return 1.0 if prefix == self.n_tokens else self.flops(prefix) / self.flops(self.n_tokens)
+        """What one more class adds to a draw's first `prefix` steps, in whole passes."""
+        return (self.flops(prefix, 2) - self.flops(prefix, 1)) / self.whole
+
+    def shared(self, prefix: int) -> float:
+        """What a draw's first `prefix` steps take whatever the classes, in whole passes."""
+        return (2 * self.flops(prefix, 1) - self.flops(prefix, 2)) / self.whole
+
+    def passes(self, rows: int, prefix: int, draws: float = 1) -> float:
+        """So many draws' first `prefix` steps, for so many classes in all, in whole passes."""
+        return rows * self.share(prefix) + draws * self.shared(prefix)
 
     def expected(self, rows: int, prefix: int) -> float:
         """The calibration's own estimate of a batch, seconds."""
-        return self.overhead + self.slope * rows * self.share(prefix)
+        return self.overhead + self.slope * self.passes(rows, prefix)
 
     def seconds(self, rows: int, prefix: int) -> float:
         """A cautious estimate of a batch: rarely exceeded, seconds."""
@@ -71,7 +84,8 @@ class CostModel:
 
     def balanced_rows(self, prefix: int) -> int:
         """How many rows cost as much as the batch itself does: fewer leave the device idle."""
-        return int(self.overhead / (self.slope * self.share(prefix))) if self.slope > 0 else 0
+        each = self.slope * self.share(prefix)
+        return int(self.overhead / each) if each > 0 else 0
 
     def calibrate(self, run: Callable[[int], float], rows: int) -> None:
         """Fit overhead and slope: `run(b)` runs a batch of b whole passes and returns its seconds."""

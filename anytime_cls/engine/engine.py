@@ -142,7 +142,7 @@ class Engine:
         began = time.perf_counter()
         scores = self._tiles([*pieces, *padding], at)[: len(pieces)]
         self.cost.observe(n + spare, steps, time.perf_counter() - began)
-        self.passes += n * self.cost.share(steps)
+        self.passes += self.cost.passes(n, steps, len(pieces))
         return scores
 
     def _tiles(self, pieces: list[Piece], at: tuple[int, ...]) -> list[np.ndarray]:

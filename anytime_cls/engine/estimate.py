@@ -96,7 +96,7 @@ def estimate(
             passes = budget.amount
             allowed = passes / most_passes * most
         case "flops":
-            passes = budget.amount / cost.flops(cost.n_tokens)
+            passes = budget.amount / cost.whole
             allowed = passes / most_passes * most
         case _:  # orders, whole ones: a prefix counts its share
             passes = budget.amount * n_classes

@@ -41,10 +41,10 @@ class Spending:
             case "seconds":
                 return self.cost.seconds(rows, prefix)
             case "passes":
-                return rows * self.cost.share(prefix)
+                return self.cost.passes(rows, prefix, orders)
             case "flops":
-                return rows * self.cost.flops(prefix)
-        return orders * self.cost.share(prefix)
+                return self.cost.flops(prefix, rows)
+        return orders * self.cost.passes(1, prefix)
 
     @property
     def left(self) -> float:
@@ -63,22 +63,24 @@ class Spending:
 
     def charge(self, rows: int, prefix: int, orders: float) -> None:
         """Count what was spent."""
-        self.passes += rows * self.cost.share(prefix)
-        self.flops += rows * self.cost.flops(prefix)
-        self.orders += orders * self.cost.share(prefix)
+        self.passes += self.cost.passes(rows, prefix, orders)
+        self.flops += (
+            self.cost.flops(prefix, rows) - (1 - orders) * self.cost.shared(prefix) * self.cost.whole
+        )
+        self.orders += orders * self.cost.passes(1, prefix)
 
     def affords(self, flops: float) -> bool:
         """Whether a screen of so many FLOPs fits, priced as passes of as many."""
         if self.budget is None or self.budget.unit == "orders":
             return True
-        price = {"flops": flops, "passes": flops / self.cost.flops(self.n_tokens)}
+        price = {"flops": flops, "passes": flops / self.cost.whole}
         if self.budget.unit == "seconds":
             price["seconds"] = self.cost.seconds(math.ceil(price["passes"]), self.n_tokens)
         return price[self.budget.unit] <= self.left * (1 + 1e-9)
 
     def charge_flops(self, flops: float) -> None:
         """Count what a screen spent."""
-        self.passes += flops / self.cost.flops(self.n_tokens)
+        self.passes += flops / self.cost.whole
         self.flops += flops
 
     def longest_prefix(self, rows: int) -> int:

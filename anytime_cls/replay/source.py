@@ -18,7 +18,7 @@ import numpy as np
 from anytime_cls.draws.orders import block_of, distinct_orders
 from anytime_cls.race.decision import SCREENED, UNRANKED
 from anytime_cls.race.fitted import Design, Fitted
-from anytime_cls.traces.cost import pass_cost, screens_of
+from anytime_cls.traces.cost import draw_cost, pass_cost, screens_of
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError, TraceError
 
@@ -89,6 +89,12 @@ class Source:
     def cost(self, prefix: int | None = None) -> float:
         """A pass over a prefix (default: the trace's own) in whole passes."""
         return pass_cost(self.trace.attrs, prefix)
+
+    def spent(self, prefix: int | None, pulls: Array, scores: Array) -> Array:
+        """Compute of races in whole passes: [I]. pulls: that they used; scores: of classes, in these."""
+        shared, each = draw_cost(self.trace.attrs, prefix)
+        found: Array = scores * self.block * each + pulls * (self.block * shared)
+        return found
 
     def design_prefix(self, prefix: int | None = None) -> int | None:
         """How files name passes over `prefix` tokens (default: the trace's): None for whole ones."""

@@ -24,6 +24,19 @@ def pass_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> float:
     return flops if flops > 0 else prefix / tokens
 
 
+def draw_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> tuple[float, float]:
+    """(a, b) of the a + b · classes that a draw's first `prefix` steps take, in whole passes (default: the
+    trace's own)."""
+    steps = int(prefix or attrs.get("pass_tokens", attrs["tokens"]))
+    shared = dict(zip(attrs.get("flops_steps", ()), attrs.get("flops_shared", ()), strict=False)).get(
+        steps, 0.0
+    )
+    if not shared:
+        return 0.0, pass_cost(attrs, prefix)
+    each = dict(zip(attrs["flops_steps"], attrs["flops_class"], strict=False))[steps]
+    return float(shared) / float(attrs["flops"]), float(each) / float(attrs["flops"])
+
+
 def screens_of(attrs: Mapping[str, Any]) -> list[str]:
     """The screens whose estimates a trace holds, in the order of their numbers."""
     return [str(name) for name in attrs.get("screens", ())]
@@ -37,7 +50,10 @@ def stage_cost(attrs: Mapping[str, Any], sources: Sequence[int | str], rows: np.
     """
     flops = dict(zip(screens_of(attrs), attrs.get("screen_flops", ()), strict=False))
     whole = float(attrs.get("flops") or 1)
-    each = [pass_cost(attrs, m) if isinstance(m, int) else float(flops.get(m, 0.0)) / whole for m in sources]
-    once = np.array([isinstance(m, str) for m in sources], bool)
-    found: np.ndarray = np.where(once, rows > 0, rows) * np.array(each)
+    cost = [
+        draw_cost(attrs, m) if isinstance(m, int) else (float(flops.get(m, 0.0)) / whole, 0.0)
+        for m in sources
+    ]
+    shared, each = np.array(cost).reshape(-1, 2).T
+    found: np.ndarray = rows * each + (rows > 0) * shared
     return found

@@ -21,7 +21,7 @@ PAIRED = PairedRule(ModeratedT(VariancePrior(scale=1.0, power=0.0, df=20.0)), 0.
 
 def machine(overhead: float = 0.5, slope: float = 0.1, rows: int = 32, tile: int = 8) -> SimpleNamespace:
     """An engine of 64 tokens that takes `rows` whole passes a batch and costs what it says."""
-    cost = CostModel(lambda m: 1e9 * m, 64, overhead, slope)
+    cost = CostModel(lambda m, c: 1e9 * m * c, 64, overhead, slope)
     return SimpleNamespace(
         cost=cost,
         n_tokens=64,
@@ -146,7 +146,7 @@ def test_the_line_for_people() -> None:
 def test_a_slow_model_is_not_run_dozens_of_times_to_know_its_cost(seconds: float, most_runs: int) -> None:
     """Calibration of a model whose pass takes `seconds`, on a clock that only this test moves."""
     rows: list[int] = []
-    cost = CostModel(lambda m: 1e9 * m, 64)
+    cost = CostModel(lambda m, c: 1e9 * m * c, 64)
     cost.calibrate(lambda b: (rows.append(b), seconds * b)[1], 16)
     assert len(rows) == most_runs and (seconds < 1 or sum(rows) == 3)
     assert cost.expected(20, 64) == pytest.approx(20 * seconds)

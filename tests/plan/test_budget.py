@@ -59,7 +59,7 @@ def test_no_text_crashes_the_parser(text):
 
 
 def cost(n_tokens=64):
-    return CostModel(flops=lambda m: 1e9 * m / n_tokens, n_tokens=n_tokens)
+    return CostModel(flops=lambda m, c: 1e9 * m * c / n_tokens, n_tokens=n_tokens)
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import pytest
 from PIL import Image
 
 from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.engine.cost import CostModel
 from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.job import Job
 from anytime_cls.models.card import ModelCard
@@ -24,6 +25,7 @@ from anytime_cls.race.races import run
 from anytime_cls.race.registry import make_rule
 from anytime_cls.scorers import registry
 from anytime_cls.testing import FakeScorer, FakeShape, check_scorer
+from anytime_cls.traces.cost import draw_cost, stage_cost
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "scorer.py"
@@ -184,5 +186,21 @@ def test_a_joint_scorer_is_never_cut():
         Job(i, i, b"x", Race(3000, 1, make_rule("fixed")), np.arange(3000), OrderSampler("raster", 1), 1)
         for i in range(2)
     ]
-    done = [job.race.leader for job in Engine(scorer).race(jobs)]
-    assert done == scores[:, 0].argmax(axis=1).tolist() and asked == [3000, 3000]
+    done = list(Engine(scorer).race(jobs))
+    assert [job.race.leader for job in done] == scores[:, 0].argmax(axis=1).tolist() and asked == [3000, 3000]
+    assert [job.spending.passes for job in done] == [1.0, 1.0]  # whatever the classes
+    assert [job.spending.flops for job in done] == [1e6, 1e6]
+
+
+def test_what_all_classes_share_is_counted_once(tmp_path):
+    """a + b · classes an order, live and in a replay: four orders of all six classes, then of two."""
+
+    class Half(FakeShape):
+        def flops(self, steps, classes=1):
+            return 1e6 * steps * (3 + classes) / 4
+
+    cost = CostModel(Half().flops, 1)
+    assert cost.share(1) == 0.25 and cost.passes(6, 1) == 2.25 and cost.passes(24, 1, 4) == 9
+    attrs = {"tokens": 1, "flops": 1e6, "flops_steps": [1], "flops_shared": [0.75e6], "flops_class": [0.25e6]}
+    assert draw_cost(attrs) == (0.75, 0.25)
+    assert stage_cost(attrs, [1], np.array([[6], [0]])).tolist() == [[2.25], [0.0]]
