@@ -70,6 +70,7 @@ def run(
         classifier = load(card, device, asked["dtype"], rows)
     except ValueError as error:
         raise Refused(str(error)) from None
+    note = "\n".join(filter(None, (*card.notes, note)))
     n_tokens = plan.tokens
     show: Show = PeopleShow(out.top, n_tokens) if people else JsonShow(out.top)
     ready = time.perf_counter() - began

@@ -114,7 +114,7 @@ def convert(
     try:
         given = None if labels is None else read_label_file(labels)
         found = list(given.values()) if isinstance(given, dict) else given
-        done = write(source, out, name=name, n_head=heads, n_tokens=tokens, labels=found)
+        done = write(source, out, name=name, n_head=heads, n_tokens=tokens, labels=found, say=say)
     except (ModelError, LabelError) as error:
         raise Refused(str(error)) from None
     except OSError as error:
@@ -192,10 +192,13 @@ def ls(models: Sequence[str], as_json: bool) -> int:
     rows, code = [], 0
     for name in [*embedded_names(), *pulled, *models]:
         try:
-            row = describe(read_card(name)) | {"default": name == DEFAULT_MODEL}
+            card = read_card(name)
+            row = describe(card) | {"default": name == DEFAULT_MODEL}
         except ModelError as error:
             code = complain(str(error), FAILED)
             continue
+        for note in card.notes:
+            say(note)
         if as_json:
             print_json(row)
         rows.append(row)
@@ -236,7 +239,7 @@ def parameters(path: Path) -> int:
     from anytime_cls.models.checkpoints import entries
 
     try:
-        return sum(math.prod(entry.shape) for entry in entries(path)[0].values())
+        return sum(math.prod(entry.shape) for entry in entries(path).tensors.values())
     except ModelError:
         return 0
 

@@ -233,7 +233,7 @@ def run(job: Sweep, note: str = "") -> int:
     from .show.sweep import Interrupts, say
 
     out = job.out
-    for line in (note, say_left_out(job.dataset.left_out)):
+    for line in (*job.card.notes, note, say_left_out(job.dataset.left_out)):
         if line:
             say(line, out.quiet)
     with Interrupts(out.quiet) as interrupts:

@@ -7,11 +7,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
-from msgspec import Meta, Struct, ValidationError, convert
 
+from anytime_cls.models.fields import SCHEMA as SCHEMA
+from anytime_cls.models.fields import WEIGHTS as WEIGHTS
+from anytime_cls.models.fields import check_fields
 from anytime_cls.models.labels import ClassIndex, infer_synsets
 from anytime_cls.race.fitted import Fitted
 from anytime_cls.scorers.base import Shape
@@ -23,52 +25,21 @@ class ModelError(ValueError):
 
 
 DEFAULT_MODEL = "cifar10"
-SCHEMA = 1
-WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")
-
-
-class CardFile(Struct):
-    """What every `model.json` must say, besides what was fitted (`race.fitted`) and its method's own."""
-
-    schema: int
-    name: str
-    labels: list[str]
-    image_size: Annotated[int, Meta(ge=1, le=1 << 14)]
-    model: dict[str, Any]
-    tokenizer: dict[str, Any]
-    sha256: dict[str, str]
-    layout: str = "randar"
-    synsets: list[str] | None = None
-
-
-def check_fields(fields: Any) -> None:
-    """Refuses what no card could say. Raises ValueError naming the field."""
-    try:
-        file = convert(fields, CardFile)
-    except ValidationError as error:
-        raise ValueError(str(error)) from None
-    if file.schema != SCHEMA:
-        raise ValueError(f"schema {file.schema}, this version reads {SCHEMA}")
-    for key in ("n_tokens", "n_classes"):
-        if not isinstance(file.model.get(key), int) or not 1 <= file.model[key] < 1 << 24:
-            raise ValueError(f"model.{key} must be a whole number from 1 - at `$.model.{key}`")
-    if len(set(file.labels)) != len(file.labels) or len(file.labels) != file.model["n_classes"]:
-        raise ValueError(f"labels do not match its {file.model['n_classes']} classes")
-    if missing := sorted(set(WEIGHTS) - set(file.sha256)):
-        raise ValueError(f"no hash of {missing[0]} - at `$.sha256`")
 
 
 @dataclass(frozen=True)
 class ModelCard:
     """What `model.json` says, or would say of a bare file.
 
-    path: the folder, or the bare file; files: where the `WEIGHTS` are if not in that folder.
+    path: the folder, or the bare file; files: where the `WEIGHTS` are if not in that folder; notes: what to
+    say of it before it is used, a line each.
     """
 
     name: str
     path: Path
     fields: Mapping[str, Any]
     files: Mapping[str, Path] = field(default_factory=dict)
+    notes: Sequence[str] = ()
     own_shape: Shape | None = None  # a third party's, where `fields` do not describe a transformer of ours
 
     @classmethod
@@ -154,9 +125,9 @@ class ModelCard:
         synsets = self.fields.get("synsets")
         if synsets is None:
             return infer_synsets(self.labels)
-        if not isinstance(synsets, list) or len(synsets) != len(self.labels):
+        if len(synsets) != len(self.labels):
             raise ValueError(f"synsets must be a list of {len(self.labels)}, one a label")
-        return [str(synset) for synset in synsets]
+        return list(synsets)
 
     @cached_property
     def class_index(self) -> ClassIndex:

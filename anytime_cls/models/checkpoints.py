@@ -12,7 +12,6 @@ import errno
 import json
 import math
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from anytime_cls.files import replacing
 from anytime_cls.models.card import ModelError
+from anytime_cls.models.pickles import unpickled
 from anytime_cls.scorers.shapes import expected_shapes, hidden_dim
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ WRAPPERS = ("model", "module", "state_dict", "ema")  # where training checkpoint
 _WRAPPED = {"module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 # buffers that generation leaves behind; they are no weights
 _IGNORED = re.compile(r"freqs_cis|causal_mask|layers\.\d+\.attention\.kv_cache\.\w+")
+_HEADER = 1 << 24  # bytes of a safetensors header; one of 1,000 tensors has 0.1 MB
 _FLOATS = {"F64", "F32", "F16", "BF16"}
 _SHAPE_KEYS = (
     "cls_embedding.embedding_table.weight",
@@ -53,17 +54,27 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class Contents:
+    """What is in a file. note: for people, which of several copies of weights is meant; else empty."""
+
+    tensors: Mapping[str, Entry]
+    metadata: Mapping[str, str]
+    note: str = ""
+
+
+@dataclass(frozen=True)
 class Checkpoint:
     """A RandAR transformer in a file, none of its weights read.
 
     keys: the reference's name → the file's; shape: what `shapes.RandARConfig` takes; metadata: what `convert`
-    wrote into the file ({"model": {}} for a file from elsewhere).
+    wrote into the file ({"model": {}} for a file from elsewhere); note: as of `Contents`.
     """
 
     path: Path
     keys: Mapping[str, str]
     shape: Mapping[str, int]
     metadata: Mapping[str, Any]
+    note: str = ""
 
     @property
     def parameters(self) -> int:
@@ -78,6 +89,7 @@ class VQ:
     kind: str  # "llamagen" or "maskgit"
     vocab_size: int
     stride: int
+    note: str = ""
 
 
 def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) -> Checkpoint:
@@ -85,7 +97,15 @@ def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) 
 
     Raises ModelError for a file that is missing, truncated, hostile, or not a whole RandAR transformer.
     """
-    found, metadata = entries(path)
+    contents = entries(path)
+    try:
+        return _inspected(path, contents, n_head, n_tokens)
+    except ModelError as error:
+        raise ModelError(f"{error}{contents.note and f' ({contents.note})'}") from None
+
+
+def _inspected(path: Path, contents: Contents, n_head: int | None, n_tokens: int | None) -> Checkpoint:
+    found = contents.tensors
     keys = {name: key for name, key in _plain_names(path, found).items() if not _IGNORED.fullmatch(name)}
     known = {name: found[key] for name, key in keys.items()}
     if not any(name in known for name in _SHAPE_KEYS):
@@ -93,7 +113,7 @@ def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) 
         raise ModelError(
             f"{path}: not a RandAR transformer; it holds {some}{', ...' if len(known) > 3 else ''}"
         )
-    own = _own_metadata(metadata)
+    own = _own_metadata(contents.metadata)
     shape = _shape(
         path, known, n_head or own["model"].get("n_head"), n_tokens or own["model"].get("n_tokens")
     )
@@ -115,7 +135,7 @@ def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) 
             raise ModelError(
                 f"{path}: {name} is stored as {known[name].dtype}; expected floating point weights"
             )
-    return Checkpoint(path, {name: keys[name] for name in expected}, shape, own)
+    return Checkpoint(path, {name: keys[name] for name in expected}, shape, own, contents.note)
 
 
 def _shape(path: Path, known: Mapping[str, Entry], n_head: Any, n_tokens: Any) -> dict[str, int]:
@@ -158,12 +178,13 @@ def _shape(path: Path, known: Mapping[str, Entry], n_head: Any, n_tokens: Any) -
 
 def inspect_tokenizer(path: Path) -> VQ:
     """The VQ tokenizer in a file. Raises ModelError if there is none, or the file cannot be read."""
-    found, _ = entries(path, ("ema", "model", "state_dict"))  # as load_vq
+    contents = entries(path, ("ema", "model", "state_dict"))  # as load_vq
+    found = contents.tensors
     for kind, levels in (("maskgit", "encoder.down."), ("llamagen", "encoder.conv_blocks.")):
         n_levels = len({name.split(".")[2] for name in found if name.startswith(levels)})
         codes = found.get("quantize.embedding.weight")
         if n_levels and codes and len(codes.shape) == 2:
-            return VQ(kind, codes.shape[0], 1 << (n_levels - 1))
+            return VQ(kind, codes.shape[0], 1 << (n_levels - 1), contents.note)
     raise ModelError(f"{path}: neither LlamaGen's VQ-16 nor MaskGIT's VQGAN is in it")
 
 
@@ -179,16 +200,21 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
             tensors: Mapping[str, Tensor] = load_file(path)
         else:
-            tensors = _load_pickle(path)
+            tensors, _ = _load_pickle(path)
         state = {name: tensors[key] for name, key in checkpoint.keys.items()}
     except ModelError:
         raise
     except Exception as error:
         raise ModelError(f"{path}: cannot be read ({_first_line(error)})") from None
+    check_finite(path, state)
+    return state
+
+
+def check_finite(path: Path, state: Mapping[str, Tensor]) -> None:
+    """Raises ModelError, naming the first tensor with a number that is not finite."""
     for name, tensor in state.items():
         if not tensor.isfinite().all():
             raise ModelError(f"{path}: {name} holds numbers that are not finite; the file is damaged")
-    return state
 
 
 def write_safetensors(
@@ -209,7 +235,7 @@ def write_safetensors(
         temporary.chmod(mode)
 
 
-def entries(path: Path, wrappers: Iterable[str] = WRAPPERS) -> tuple[dict[str, Entry], dict[str, str]]:
+def entries(path: Path, wrappers: Iterable[str] = WRAPPERS) -> Contents:
     """The tensors in a file, and its metadata; none is read. Raises ModelError if it is no file of weights.
 
     wrappers: under which names a training checkpoint may keep them, the first that is there.
@@ -221,7 +247,7 @@ def entries(path: Path, wrappers: Iterable[str] = WRAPPERS) -> tuple[dict[str, E
     if path.suffix == ".safetensors":
         return _safetensors_entries(path)
     names = {"float64": "F64", "float32": "F32", "float16": "F16", "bfloat16": "BF16"}
-    tensors = _load_pickle(path, wrappers)
+    tensors, note = _load_pickle(path, wrappers)
     # a tensor of stride 0 may claim a size it does not store, and would take that memory once copied
     if sum(tensor.numel() * tensor.element_size() for tensor in tensors.values()) > path.stat().st_size:
         raise ModelError(f"{path}: its tensors claim to be larger than the file; not a weights file")
@@ -229,73 +255,53 @@ def entries(path: Path, wrappers: Iterable[str] = WRAPPERS) -> tuple[dict[str, E
     for name, tensor in tensors.items():
         dtype = str(tensor.dtype).removeprefix("torch.")
         found[name] = Entry(tuple(tensor.shape), names.get(dtype, dtype))
-    return found, {}
+    return Contents(found, {}, note)
 
 
-def _safetensors_entries(path: Path) -> tuple[dict[str, Entry], dict[str, str]]:
+def _safetensors_entries(path: Path) -> Contents:
     from safetensors import SafetensorError, safe_open
 
     try:
+        with open(path, "rb") as head:
+            if int.from_bytes(head.read(8), "little") > _HEADER:
+                raise ValueError(f"a header of over {_HEADER:,} bytes")
         with safe_open(path, framework="np") as file:
             slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118 (it is no mapping)
             found = {
                 name: Entry(tuple(part.get_shape()), str(part.get_dtype())) for name, part in slices.items()
             }
-            return found, dict(file.metadata() or {})
+            return Contents(found, dict(file.metadata() or {}))
     except (SafetensorError, OSError, ValueError) as error:
         raise ModelError(
             f"{path}: truncated, or not a safetensors file ({_first_line(error)}); get it again"
         ) from None
 
 
-def unpickled(path: Path) -> Any:
-    """What is in a file of torch.save's, no code of which is ever run; its tensors are mapped, not read, but
-    in the old format. Raises ModelError."""
-    import argparse
-    import pickle
-    import warnings
-
+def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> tuple[dict[str, Tensor], str]:
+    """The state dict in a file of torch.save's, and a note where that is one of several."""
     import torch
 
-    try:
-        mapped = zipfile.is_zipfile(path)
-        # torch.save never compresses, and torch.load would inflate a zip bomb whole
-        if mapped:
-            with zipfile.ZipFile(path) as archive:
-                if any(member.compress_type for member in archive.infolist()):
-                    raise ModelError(f"{path}: compressed, which torch.save never does; not a weights file")
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # about the pickle's protocol
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
-    except ModelError:
-        raise
-    except Exception as error:  # whatever a broken or hostile file manages to raise
-        found = re.search(r"(?:GLOBAL|global:?) (?:GLOBAL )?([\w.]+)", str(error))
-        if isinstance(error, pickle.UnpicklingError) and found:
-            raise ModelError(
-                f"{path}: asks to run {found[1]!r}, which weights never need: refused, nothing was run"
-            ) from None
-        raise ModelError(f"{path}: truncated, or not a file of torch.save's; get it again") from None
-
-
-def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> dict[str, Tensor]:
-    """The state dict in a file of torch.save's."""
-    import torch
-
-    loaded = unpickled(path)
-    if isinstance(loaded, dict):
-        for wrapper in wrappers:
-            if isinstance(loaded.get(wrapper), dict):
-                loaded = loaded[wrapper]
-                break
-        tensors = {
+    def tensors_of(thing: Any) -> dict[str, Tensor]:
+        items = thing.items() if isinstance(thing, dict) else ()
+        return {
             str(name): value
-            for name, value in loaded.items()
+            for name, value in items
             if isinstance(value, torch.Tensor) and value.layout == torch.strided
         }
+
+    loaded, note = unpickled(path), ""
+    if isinstance(loaded, dict):
+        there = [wrapper for wrapper in wrappers if isinstance(loaded.get(wrapper), dict)]
+        others = [repr(wrapper) for wrapper in there[1:] if tensors_of(loaded[wrapper])]
+        others += ["tensors beside it"] if there and tensors_of(loaded) else []
+        if others:
+            note = f"its weights are those under {there[0]!r}; not read: {', '.join(others)}"
+        tensors = tensors_of(loaded[there[0]] if there else loaded)
         if tensors:
-            return tensors
-    raise ModelError(f"{path}: holds no state dict; expected tensors by name, bare or under 'model'")
+            return tensors, note
+    raise ModelError(
+        f"{path}: holds no state dict; expected tensors by name, bare or under 'model'{note and f' ({note})'}"
+    )
 
 
 def _plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:

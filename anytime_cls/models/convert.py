@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from anytime_cls.models import hub
@@ -32,6 +32,7 @@ def convert(
     n_head: int | None = None,
     n_tokens: int | None = None,
     labels: Sequence[str] | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Checkpoint | ModelCard:
     """Write a RandAR transformer under its reference's names, the weights as they were stored.
 
@@ -40,6 +41,7 @@ def convert(
     other, for a model folder with its tokenizer, whose model.json a calibration can be written to.
     name: the model's, else the output's. n_head, n_tokens: what shapes do not show, if not dim / 64 and 256.
     labels: names of the classes in order, unique, for a model of other classes than ImageNet's 1,000.
+    say: takes a note where the source holds several copies of weights.
 
     Raises ModelError if the source is no whole RandAR transformer, or the output exists; OSError if it cannot
     be written.
@@ -50,6 +52,8 @@ def convert(
     if not out.absolute().parent.is_dir():
         raise ModelError(f"{out.absolute().parent} is not a folder: --out's folder has to exist")
     checkpoint = inspect(source, n_head, n_tokens)
+    if checkpoint.note:
+        say(f"{source}: {checkpoint.note}")
     n_classes = checkpoint.shape["n_classes"]
     if labels is not None and (len(set(labels)) != n_classes or len(labels) != n_classes):
         raise ModelError(f"{source} has {n_classes} classes, {len(set(labels))} different labels were given")

@@ -18,11 +18,13 @@ from anytime_cls.models.card import (
     ModelCard,
     ModelError,
 )
-from anytime_cls.models.checkpoints import inspect, read_state, unpickled, write_safetensors
+from anytime_cls.models.checkpoints import check_finite, inspect, read_state, write_safetensors
 from anytime_cls.models.hashes import file_sha256
+from anytime_cls.models.pickles import unpickled
 from anytime_cls.models.zoo import read_card
 from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.shapes import transformer_config
+from anytime_cls.scorers.transformer import check_state
 from anytime_cls.tokenizers.vq import LlamaGenTokenizer, MaskGITTokenizer, VQConfig
 
 if TYPE_CHECKING:
@@ -134,8 +136,14 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
     try:
         tokenizer = load_tokenizer(card)
         state = read_state(inspect(card.path)) if card.files else _read_weights(card, WEIGHTS[0])
+        layout, shape = card.fields.get("layout", "randar"), card.fields["model"]
+        if not any(key.startswith(f"layers.{shape['n_layer'] - 1}.") for key in state):
+            raise ValueError(f"they have fewer than {shape['n_layer']} layers")
         with _no_init():
-            model = build_transformer(card.fields.get("layout", "randar"), card.fields["model"])
+            with torch.device("meta"):  # shapes only: a hostile file cannot ask for memory here
+                hollow = build_transformer(layout, shape)
+            check_state(hollow.reference_state(), state)
+            model = build_transformer(layout, shape)
         model.load_reference(state)
     except ModelError:
         raise
@@ -180,15 +188,20 @@ def load_tokenizer(
     fields = card.fields["tokenizer"]
     match fields.get("kind"):
         case "fsq":
-            tokenizer = FSQTokenizer(FSQConfig.from_dict(fields))
-            state = _read_weights(card, WEIGHTS[1])
+            shape, state = FSQConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
+            with torch.device("meta"):  # as in `load_model`
+                check_state(FSQTokenizer(shape).state_dict(), state)
+            tokenizer = FSQTokenizer(shape)
             tokenizer.load_state_dict(
                 {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
             )
             return tokenizer.folded()
         case "manifold":
-            manifold = ManifoldTokenizer(ManifoldConfig.from_dict(fields))
-            manifold.load_state_dict(_read_weights(card, WEIGHTS[1]))
+            sizes, state = ManifoldConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
+            with torch.device("meta"):
+                check_state(ManifoldTokenizer(sizes).state_dict(), state)
+            manifold = ManifoldTokenizer(sizes)
+            manifold.load_state_dict(state)
             return manifold.eval()
         case "llamagen" | "maskgit" as kind:
             path = card.weights(WEIGHTS[1]) if card.files else _verified(card, WEIGHTS[1])
@@ -206,6 +219,8 @@ def load_tokenizer(
 def _verified(card: ModelCard, name: str) -> Path:
     """A weights file of a model folder, its hash checked."""
     path = card.path / name
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise ModelError(f"{path}: not a regular file")
     try:
         digest = file_sha256(path)
     except OSError as error:
@@ -223,9 +238,11 @@ def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
 
     path = _verified(card, name)
     try:
-        return load_file(path)
-    except SafetensorError as error:
+        state = load_file(path)
+    except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
         raise ModelError(f"{path}: not a safetensors file ({error})") from None
+    check_finite(path, state)
+    return state
 
 
 def _no_init() -> TorchFunctionMode:

@@ -16,15 +16,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from msgspec.json import decode
-
 from anytime_cls.models import hub
 from anytime_cls.models.card import (
     SCHEMA,
     WEIGHTS,
     ModelCard,
     ModelError,
-    check_fields,
 )
 from anytime_cls.models.checkpoints import (
     SUFFIXES,
@@ -33,9 +30,11 @@ from anytime_cls.models.checkpoints import (
     inspect,
     inspect_tokenizer,
 )
+from anytime_cls.models.fields import read_fields
 from anytime_cls.models.hashes import cached_sha256
 from anytime_cls.models.labels import imagenet_labels
 from anytime_cls.scorers.registry import is_third_party, method
+from anytime_cls.scorers.shapes import LAYOUTS
 
 EMBEDDED = Path(__file__).parent / "weights"
 
@@ -80,17 +79,19 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
 
 def _folder_card(path: Path) -> ModelCard:
     try:
-        fields = decode((path / "model.json").read_bytes())
-        check_fields(fields)
-        card = ModelCard(fields["name"], path, fields)
-        _ = card.fitted, card.synsets
+        fields = read_fields((path / "model.json").read_bytes())
+        if fields.get("layout", "randar") not in LAYOUTS:
+            raise ValueError(f"unknown layout {fields['layout']!r}: {' or '.join(LAYOUTS)} - at `$.layout`")
+        others = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
     except OSError as error:
         raise ModelError(f"{path}: model.json cannot be read ({error.strerror or error})") from None
     except RecursionError:
         raise ModelError(f"{path}: model.json cannot be read (it is nested too deeply)") from None
     except ValueError as error:  # not JSON, or not a model's
         raise ModelError(f"{path}: model.json cannot be read ({error})") from None
-    return card
+    others = [name for name in others if name not in WEIGHTS and not name.startswith("checkpoint-")]
+    notes = [f"{path}: its weights are in {WEIGHTS[0]} and {WEIGHTS[1]}; not read: {', '.join(others)}"]
+    return ModelCard(fields["name"], path, fields, notes=notes if others else ())
 
 
 def _bare_card(path: Path, name: str = "", fetch: bool = False) -> ModelCard:
@@ -109,7 +110,9 @@ def _bare_card(path: Path, name: str = "", fetch: bool = False) -> ModelCard:
             )
     name = name or str(checkpoint.metadata.get("name") or path.stem)
     fields = bare_fields(checkpoint, tokenizer) | {"name": name, "sha256": sha256}
-    return ModelCard(name, path, fields, files)
+    notes = [f"{path}: {checkpoint.note}"] if checkpoint.note else []
+    notes += [f"{tokenizer_path}: {tokenizer.note}"] if tokenizer.note else []
+    return ModelCard(name, path, fields, files, notes)
 
 
 def bare_fields(checkpoint: Checkpoint, tokenizer: VQ) -> dict[str, Any]:

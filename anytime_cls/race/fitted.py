@@ -136,6 +136,7 @@ class Fitted:
 
 _Share = Annotated[float, Meta(gt=0, lt=1)]
 _Positive = Annotated[float, Meta(gt=0, le=1e12)]
+_Temperature = Annotated[float, Meta(ge=1e-9, le=1e9)]
 _Count = Annotated[int, Meta(ge=1, lt=1 << 31)]
 
 
@@ -173,7 +174,7 @@ class _Screening(Struct):
 class _Calibration(_Entry, kw_only=True):
     thresholds: dict[Annotated[str, Meta(pattern=r"^[1-9]\d{0,8}$")], _Share]
     rungs: list[tuple[_Count, Annotated[float, Meta(ge=0, le=1e12)]]] = []
-    temperature: _Positive | None = None
+    temperature: _Temperature | None = None
     screening: _Screening | None = None
 
     def read(self, tokens: int) -> Calibration:
@@ -188,7 +189,7 @@ class _Calibration(_Entry, kw_only=True):
 
 class _Price(_Entry, kw_only=True):
     price: _Positive
-    temperature: _Positive
+    temperature: _Temperature
 
     def read(self, tokens: int) -> Price:
         return Price(**self.certified(tokens), price=self.price, temperature=self.temperature)
@@ -196,7 +197,7 @@ class _Price(_Entry, kw_only=True):
 
 class _Fit(Struct):
     priors: dict[Literal["paired", "marginal"], _Prior] = {}
-    temperature: _Positive | UnsetType = UNSET
+    temperature: _Temperature | UnsetType = UNSET
 
     def read(self) -> Fit:
         priors = {str(key): prior.read() for key, prior in self.priors.items()}

@@ -85,7 +85,7 @@ def test_a_folder_says_which_tokenizer_it_holds(source, tmp_path):
     with pytest.raises(ModelError, match="holds the other VQ tokenizer"):
         load_model(read_card(tmp_path / "model"), CPU, torch.float32)
     path.write_text(json.dumps(fields | {"tokenizer": {"kind": "jpeg"}}))
-    with pytest.raises(ModelError, match="unknown tokenizer kind 'jpeg'"):
+    with pytest.raises(ModelError, match=r"Invalid value 'jpeg' - at `\$.tokenizer.kind`"):
         load_model(read_card(tmp_path / "model"), CPU, torch.float32)
 
 
