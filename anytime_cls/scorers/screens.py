@@ -17,6 +17,7 @@ import torch
 from scipy.special import softmax
 
 from anytime_cls.scorers.base import Array, Encoded, Piece, Screen
+from anytime_cls.scorers.shapes import QUARTERS
 from anytime_cls.scorers.sigma import Transformer
 
 _ROWS = 512  # positions of the gradient's rows that are held at once
@@ -184,8 +185,9 @@ def has_table(model: Transformer) -> bool:
 
 
 def screens_of(model: Transformer) -> Mapping[str, Screen]:
-    """By name: `gradient`, one whole order at the mean class, and `table` where it is small enough."""
-    found: dict[str, Screen] = {"gradient": GradientScreen(model)}
+    """By name: `gradient`, the image in four short orders at the mean class, and `table` where it is small
+    enough. (At the same cost four quarters rank classes better than one whole order, docs/screening.md.)"""
+    found: dict[str, Screen] = {"gradient": GradientScreen(model, QUARTERS, model.config.quarter)}
     return {"table": TableScreen(model)} | found if has_table(model) else found
 
 

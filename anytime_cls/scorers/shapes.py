@@ -9,6 +9,7 @@ from typing import Any, Self
 
 from anytime_cls.draws.orders import OrderSampler
 
+QUARTERS = 4  # orders of the screen `gradient`, each scored for a quarter of an image's tokens
 TABLE_NUMBERS = 1 << 28  # of a table of every class, place and token: 1 GiB of float32
 
 
@@ -88,12 +89,17 @@ class RandARConfig:
         return OrderSampler(name, self.n_tokens, prefix=steps)
 
     @property
+    def quarter(self) -> int:
+        """Tokens of an order that the screen `gradient` reads: those of all its orders are the image."""
+        return max(1, self.n_tokens // QUARTERS)
+
+    @property
     def screens(self) -> Mapping[str, tuple[float, float]]:
         """`gradient`, and `table` where it is small enough to be made unasked (`scorers.screens`).
 
         A backward pass counts as two forward ones, the usual way, though the weights need no gradient.
         """
-        found = {"gradient": (3 * self.flops(), 4.0 * self.dim)}
+        found = {"gradient": (QUARTERS * 3 * self.flops(self.quarter), QUARTERS * 4.0 * self.dim)}
         small = self.n_classes * self.n_tokens * self.vocab_size <= TABLE_NUMBERS
         return {"table": (0.0, float(self.n_tokens))} | found if small else found
 

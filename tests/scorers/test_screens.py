@@ -147,6 +147,9 @@ def test_costs_count_the_backward_pass(scorer):
     model, cfg = scorer.model, scorer.shape
     assert GradientScreen(model, 2, 4).flops(5) == pytest.approx(2 * 3 * cfg.flops(4), rel=0.01)
     assert TableScreen(model).flops(5) == 80
+    for name, screen in screens_of(model).items():
+        shared, each = cfg.screens[name]
+        assert screen.flops(7) == pytest.approx(shared + 7 * each)
     parts = every_screen(model)
     assert parts["sum"].flops(5) == parts["table"].flops(5) + parts["gradient"].flops(5)
 
