@@ -79,8 +79,8 @@ class AnytimeClassifier:
 
     def prepare(self, plan: RacePlan) -> None:
         """Let a plan's screens make what they make once (a table): no image should pay for it."""
-        for name in plan.screens:
-            if name not in self._prepared:
+        for name in (*plan.screens, plan.fallback):
+            if name and name not in self._prepared:
                 every = np.array(plan.class_ids)
                 self.scorer.screens[name].estimate([self._grey()], plan.seed, [b""], every)
                 self._prepared.add(name)
@@ -175,7 +175,7 @@ class AnytimeClassifier:
         race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)
         job = Job(
             index, encoded, content, race, np.array(plan.class_ids), plan.draws, plan.design.steps, plan.seed,
-            plan.budget, began, plan.record, plan.screens, views,
+            plan.budget, began, plan.record, plan.screens, plan.fallback, views,
         )  # fmt: skip
         job.error, job.stop = error, "failed" if error else ""
         job.seconds = time.perf_counter() - began
@@ -210,6 +210,7 @@ class AnytimeClassifier:
             pass_tokens=job.length,
             seconds=job.seconds,
             ranking=ranking,
+            shortlist=job.short,
             records=tuple(job.records),
             content=job.content.hex(),
             flops=job.spending.flops,

@@ -38,7 +38,9 @@ class Job:
     started: float = field(default_factory=time.perf_counter)
     prefixes: tuple[int, ...] = ()
     screens: tuple[str, ...] = ()  # names, as they are numbered in records
+    fallback: str = ""  # a screen for a budget that allows no order of all classes; numbered after them
     views: Views | None = None
+    short: int | None = None  # classes that a screen left because the budget allowed no more
     stop: str = ""
     error: str = ""  # why there is no answer
     seconds: float = 0.0
@@ -106,10 +108,20 @@ class Job:
             self.stop = "decided" if race.alive.sum() == 1 and race.n < race.k_max else "max-orders"
         return bool(self.stop)
 
+    def shortlist(self, most: int) -> None:
+        """Race only so many classes, the best by the estimate."""
+        if most < len(self.pending[0][1]):
+            self.race.shortlist(most)
+            self.short = self._asked = most
+            self.pending = deque(
+                (order, classes[self.race.alive[classes]]) for order, classes in self.pending
+            )
+
     def screened(self, number: int, values: np.ndarray) -> None:
         """Write down a screen's estimates [C]."""
         self._round += 1
-        self.records.append(Record(number, np.arange(len(values)), SCREENED, self._round, values))
+        before = self._round - 1 if self.pending else self._round  # what is asked for already comes after it
+        self.records.append(Record(number, np.arange(len(values)), SCREENED, before, values))
 
     def record_prefix(self, prefix: int, values: np.ndarray) -> None:
         """Log-likelihoods [C] of so many tokens of the first order, all that its budget allowed."""

@@ -13,6 +13,7 @@ from anytime_cls.race.race import advance
 if TYPE_CHECKING:
     from anytime_cls.engine.engine import Engine
 
+SHORTLIST_ORDERS = 2  # that a budget should allow of the classes it is spent on
 Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
 
 
@@ -27,19 +28,39 @@ def score(engine: Engine, pieces: list[Rows], pad: bool) -> None:
     advance(job.race for job, _, _ in pieces)
 
 
-def screen(engine: Engine, job: Job) -> None:
-    """Estimate every class by the job's screens, before its first order; its budget may not allow it."""
-    assert job.spending is not None
+def begin(engine: Engine, job: Job) -> None:
+    """Estimate every class by the job's screens, before its first order.
+
+    Where its budget does not allow one order of all classes, a screen's best are raced, few enough for
+    `SHORTLIST_ORDERS` of them: a guess that nothing was calibrated for, so the decision says so.
+    """
     for number, name in enumerate(job.screens):
-        made_by = engine.scorer.screens[name]
-        flops = made_by.flops(len(job.classes))
-        if not job.spending.affords(flops):
-            job.race.screen(name, None)
-            continue
-        values = made_by.estimate([job.encoded], job.seed, [job.content], job.classes)[0]
-        job.spending.charge_flops(flops)
-        if not _usable(engine, job, values):
-            return
+        _screen(engine, job, number, name)
+    budget, spending = job.budget, job.spending
+    if budget is None or spending is None or budget.unit == "orders" or job.race.done or job.stop:
+        return
+    job.refill()
+    length = job.next_length
+    if spending.fits(len(job.pending[0][1]), length):
+        return
+    if not job.race.estimated and job.fallback:
+        _screen(engine, job, len(job.screens), job.fallback)
+    rows = spending.most_rows(length)
+    if job.race.estimated and rows >= 2 and not job.stop:
+        job.shortlist(max(2, rows // SHORTLIST_ORDERS))
+
+
+def _screen(engine: Engine, job: Job, number: int, name: str) -> None:
+    """One screen of one job; without it where its budget does not allow it."""
+    assert job.spending is not None
+    screen = engine.scorer.screens[name]
+    flops = screen.flops(len(job.classes))
+    if not job.spending.affords(flops):
+        job.race.screen(name, None)
+        return
+    values = screen.estimate([job.encoded], job.seed, [job.content], job.classes)[0]
+    job.spending.charge_flops(flops)
+    if _usable(engine, job, values):
         job.screened(number, values)
         job.race.screen(name, values)
 

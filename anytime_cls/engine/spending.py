@@ -75,13 +75,22 @@ class Spending:
             return True
         price = {"flops": flops, "passes": flops / self.cost.whole}
         if self.budget.unit == "seconds":
-            price["seconds"] = self.cost.seconds(math.ceil(price["passes"]), self.n_tokens)
+            passes = math.ceil(price["passes"] - 0.01)  # a look-up is no batch
+            price["seconds"] = self.cost.seconds(passes, self.n_tokens) if passes else 0.0
         return price[self.budget.unit] <= self.left * (1 + 1e-9)
 
     def charge_flops(self, flops: float) -> None:
         """Count what a screen spent."""
         self.passes += flops / self.cost.whole
         self.flops += flops
+
+    def most_rows(self, prefix: int) -> int:
+        """The most passes over `prefix` tokens that fit, of one order."""
+        low, high = 0, 1 << 20  # the price grows with them: bisect
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if self.fits(middle, prefix) else (low, middle - 1)
+        return low
 
     def longest_prefix(self, rows: int) -> int:
         """The most tokens of one order that `rows` passes can afford, at least 1."""

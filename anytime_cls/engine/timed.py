@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from anytime_cls.engine.job import Job
-from anytime_cls.engine.passes import Rows, score, score_prefix, screen
+from anytime_cls.engine.passes import Rows, begin, score, score_prefix
 from anytime_cls.engine.spending import Spending
 
 if TYPE_CHECKING:
@@ -21,8 +21,8 @@ def race_timed(engine: Engine, job: Job, on_update: Callable[[Job], None] | None
     engine.calibrate()
     assert job.budget is not None
     spending = job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started)
-    screen(engine, job)
-    if on_update is not None and job.screens:
+    begin(engine, job)
+    if on_update is not None and job.race.estimated:
         on_update(job)
     while not job.finished():
         job.refill()

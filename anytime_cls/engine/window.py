@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, final
 import numpy as np
 
 from anytime_cls.engine.job import Job
-from anytime_cls.engine.passes import Rows, score, score_prefix, screen
+from anytime_cls.engine.passes import Rows, begin, score, score_prefix
 from anytime_cls.engine.spending import Spending
 from anytime_cls.engine.timed import race_timed
 from anytime_cls.race.races import Races
@@ -68,7 +68,7 @@ class Window:
             self.most = max(self.most, engine.rows(job.length or engine.n_tokens) // 2)
         job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started)
         began = time.perf_counter()
-        screen(engine, job)
+        begin(engine, job)
         job.seconds += time.perf_counter() - began
         if self.pad:
             self._join(job)

@@ -26,7 +26,8 @@ def provenance(
     """
     runtime, shape, m = runtime or Runtime("cpu"), card.shape, plan.design.steps
     recorded = [*plan.record, m]
-    screens = [shape.screens[name] for name in plan.screens]
+    named = [*plan.screens, plan.fallback] if plan.fallback else list(plan.screens)
+    screens = [shape.screens[name] for name in named]
     fit = Fit() if plan.views.varies else card.fitted.of(plan.design.draws, m)
     priors = {key: prior.to_dict() for key, prior in fit.priors.items()}
     return {
@@ -42,7 +43,7 @@ def provenance(
         "pass_flops": None if plan.whole else shape.flops(m),
         "prefixes": list(plan.record) or None,
         "prefix_flops": [shape.flops(prefix) for prefix in plan.record] or None,
-        "screens": list(plan.screens) or None,
+        "screens": named or None,
         "screen_flops": [a + b * plan.design.n_classes for a, b in screens] or None,
         "seed": plan.seed,
         "order_sampler": plan.design.draws,

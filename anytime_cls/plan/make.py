@@ -57,6 +57,7 @@ def make(
         if why["rule"] != "recommended" or chosen["rule"] != CALIBRATED:
             raise
         rule = ruled("paired")  # the calibration is for another δ, K_max or number of classes
+    screens = _screens(rule, options, card)
     reporting = rule.pair_bound or ruled("paired").pair_bound
     assert reporting is not None
     own = fitted.of(design.draws, design.steps).temperature
@@ -74,7 +75,8 @@ def make(
         design=design,
         block=block,
         record=tuple(options.prefixes),
-        screens=_screens(rule, options, card),
+        screens=screens,
+        fallback=_fallback(options, card, screens),
         rule=rule,
         delta=delta,
         reporting=reporting,
@@ -109,6 +111,13 @@ def _screens(rule: Rule, options: RaceOptions, card: ModelCard) -> tuple[str, ..
     if names and options.views.varies:
         raise ValueError("screens see one view of an image: leave random crops and noise out")
     return names
+
+
+def _fallback(options: RaceOptions, card: ModelCard, screens: tuple[str, ...]) -> str:
+    """The cheapest screen, for budgets that allow nothing better; "" where there is a screen anyway."""
+    if options.limit is None or screens or options.screen == "none" or options.views.varies:
+        return ""
+    return next(iter(card.shape.screens), "")
 
 
 def _choose(

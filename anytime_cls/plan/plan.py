@@ -40,6 +40,7 @@ class RacePlan:
     block: int  # orders a pull
     record: tuple[int, ...]  # further steps whose running scores are kept, ascending
     screens: tuple[str, ...]  # that estimate every class before the first pull, and are kept
+    fallback: str  # a screen for images whose budget allows no order of all classes; "": none
     # who leaves, when it ends, how sure it is
     rule: Rule  # with its priors, thresholds, rungs
     delta: float  # as asked for; a calibrated rule's own risk may be smaller

@@ -106,7 +106,7 @@ def read(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         return _of_schema_1(attrs, labels)
     values = _decoded(str(attrs["plan"]))
     known = {f.name for f in fields(RacePlan) if f.compare} - set(ELSEWHERE)
-    values.setdefault("screens", [])  # plans of the first days of schema 2 had none
+    values = {"screens": [], "fallback": ""} | values  # plans of the first days of schema 2 had none
     if missing := sorted(known - values.keys()):
         raise ValueError(f"the trace's plan lacks {missing[0]}: it was written by another version")
     return RacePlan(labels=tuple(labels), shape=_NoShape(), **{name: built(values[name]) for name in known})
@@ -150,6 +150,7 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         block=block_of(draws),
         record=tuple(int(m) for m in attrs.get("prefixes", ())),
         screens=(),
+        fallback="",
         rule=FixedRule() if attrs.get("rule") == "fixed" else paired,
         delta=delta,
         reporting=bound,

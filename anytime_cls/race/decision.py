@@ -41,6 +41,7 @@ class Decision:
     pass_tokens: int  # tokens of an order that a pass scores: an image's, or a prefix
     seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
+    shortlist: int | None = None  # classes that a screen left, uncalibrated, as the budget allowed no more
     records: tuple[Record, ...] = field(repr=False, default=())
     content: str = field(repr=False, default="")  # SHA-256 of the crop that was scored, hexadecimal
     flops: float = field(repr=False, default=0.0)  # multiply-adds × 2 that the race took
@@ -49,6 +50,8 @@ class Decision:
         """Plain data for JSON; `top` keeps that many of the ranking."""
         skip = ("records", "ranking", "content", "flops")
         row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
+        if self.shortlist is None:
+            del row["shortlist"]
         return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
 
 

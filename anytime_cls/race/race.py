@@ -153,6 +153,16 @@ class Race:
         elif not self.estimated:
             races.estimate[self.row] = values
 
+    def shortlist(self, most: int) -> None:
+        """Drop all but so many classes, the best by the estimate; of classes alike the first stay."""
+        estimate = np.where(self.alive, self.races.estimate[self.row], -np.inf)
+        out = self.alive.copy()
+        out[np.argsort(-estimate, kind="stable")[:most]] = False
+        self.races.alive[self.row, out] = False
+        self.races.left_stage[self.row, out] = 0
+        self.races.behind[self.row, out] = estimate.max() - estimate[out]
+        self._means = None
+
     def record_prefix(self, values: Array) -> None:
         """Log-likelihoods [C] of a prefix of the first order: the answer until the first pull is in."""
         self.races.estimate[self.row], self._means = values, None

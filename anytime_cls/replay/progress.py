@@ -16,7 +16,7 @@ from anytime_cls.plan.written import read
 from anytime_cls.race.decision import SCREENED
 from anytime_cls.race.races import Races, Sources, effective_pulls
 from anytime_cls.race.rules import known_free
-from anytime_cls.traces.cost import pass_cost, stage_cost
+from anytime_cls.traces.cost import pass_cost, screens_of, stage_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import Scores
 
@@ -127,6 +127,8 @@ def recorded(trace: Trace, images: int = 256) -> Iterator[tuple[Array, Scored]]:
     staged = [
         s.source for s in read(trace.attrs, trace.labels).rule.first_stages if isinstance(s.source, str)
     ]
+    if "budget" in trace.attrs:  # a screen may have answered before the first order
+        staged = staged or screens_of(trace.attrs)
     screen = stage_cost(trace.attrs, staged[:1], np.ones((1, 1)))[0, 0] if staged else None
     held: list[tuple[Array, list[tuple[Array, float]]]] = []
     first = 0

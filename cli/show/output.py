@@ -116,6 +116,8 @@ def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
         used = "by the screen"
     elif decision.prefix:
         used = f"{decision.prefix} of {n_tokens} tokens of one order"
+    if decision.shortlist is not None and decision.prefix != 0:
+        used += f" of a shortlist of {decision.shortlist}, uncalibrated"
     line = Text(f"{readable(path)}: ")
     line.append(readable(decision.label), "bold")
     line.append(f" {percent(decision.probability)}", "bold")

@@ -203,7 +203,7 @@ def test_classes_by_name_and_id(tiny_model_dir, photo, capsys):
     [("20passes", 2, 20), ("3orders", 3, 30), ("1h", 4, 40), ("5passes", 0, 5)],
 )
 def test_budgets(budget, orders, passes, tiny_model_dir, photo, capsys):
-    options = ("--budget", budget, "--rule", "fixed", "--max-orders", 4)
+    options = ("--budget", budget, "--rule", "fixed", "--max-orders", 4, "--screen", "none")
     code, [row], err = classify(capsys, tiny_model_dir, photo, *options)
     assert code == 0 and f"budget {budget.replace('1h', '3600s')} an image" in err
     assert row["orders"] == orders and row["stop"] == ("max-orders" if budget == "1h" else "budget")
@@ -211,6 +211,13 @@ def test_budgets(budget, orders, passes, tiny_model_dir, photo, capsys):
         assert 1 <= row["prefix"] < 64 and 0 < row["passes"] <= 5 and len(row["ranking"]) == 5
     else:
         assert row["prefix"] is None and row["passes"] == passes
+
+
+def test_part_of_an_order_is_spent_on_a_screen_s_best(tiny_model_dir, photo, capsys):
+    """Five passes of ten classes: two orders of the two that the table likes best."""
+    code, [row], _ = classify(capsys, tiny_model_dir, photo, "--budget", "5passes", "--rule", "fixed")
+    assert code == 0 and (row["shortlist"], row["orders"], row["stop"]) == (2, 2, "budget")
+    assert [s["orders"] for s in row["ranking"]] == [2, 2, 0, 0, 0] and 4 <= row["passes"] <= 5
 
 
 def test_failures_keep_their_place(tiny_model_dir, photo, tmp_path, capsys):

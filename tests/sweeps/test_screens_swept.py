@@ -8,6 +8,8 @@ from sweep_data import make_images, sweep
 
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.curves.full import full_curves
+from anytime_cls.curves.live import live_run
+from anytime_cls.curves.progress import trace_progress
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.race.decision import SCREENED
 from anytime_cls.traces.read import Trace
@@ -50,13 +52,38 @@ def test_recorded_screens_replay_as_they_race(tiny_model_dir, classifier, images
     assert code == 0 and found is not None and found["rule"] == "gradient"
 
 
-def test_a_screen_answers_where_no_order_fits(classifier, images):
+@pytest.mark.parametrize("screen", ["table", None])
+def test_a_screen_answers_where_no_order_fits(classifier, images, screen):
     """A budget of less than one order of all classes: the screen's answer, and not a token's."""
     path = sorted(images.rglob("*.png"))[0]
     alone = classifier.classify(path, RaceOptions(rule="table"))
-    decision = classifier.classify(path, RaceOptions(rule="paired", screen="table", budget="1passes"))
+    decision = classifier.classify(path, RaceOptions(rule="paired", screen=screen, budget="1passes"))
     assert (decision.label, decision.stop, decision.orders) == (alone.label, "budget", 0)
-    assert decision.prefix == SCREENED and decision.passes <= 1
+    assert decision.prefix == SCREENED and decision.passes <= 1 and decision.shortlist is None
+    none = classifier.classify(path, RaceOptions(rule="paired", screen="none", budget="1passes"))
+    assert none.prefix is not None and none.prefix > 0
+
+
+def test_a_budget_for_part_of_an_order_is_spent_on_a_shortlist(
+    classifier, images, tiny_model_dir, tmp_path, capsys
+):
+    """Two orders of the table's best, and the decision says so; a sweep's trace replays what it answered."""
+    path = sorted(images.rglob("*.png"))[0]
+    table = classifier.classify(path, RaceOptions(rule="table"))
+    decision = classifier.classify(path, RaceOptions(rule="fixed", budget="4passes"))
+    assert decision.shortlist == 2 and decision.orders == 1 and decision.passes <= 4
+    raced = [s.label for s in decision.ranking if s.alive]
+    assert sorted(raced) == sorted(s.label for s in table.ranking[:2])
+    assert decision.to_dict()["shortlist"] == 2 and "shortlist" not in table.to_dict()
+    out = tmp_path / "short.h5"
+    options = ["--rule", "paired", "--budget", "5passes", "-o", out]
+    code, _, err = sweep(capsys, images, "--model", tiny_model_dir, *options)
+    assert code == 0, err
+    with Trace.open(out) as trace:
+        assert trace.attrs["screens"] == ["table"]
+        assert (live_run(trace).rank < len(trace.labels)).all()
+        race = trace_progress(trace)
+        assert (race.at(5.0) == trace.images["prediction"]).all() and (race.at(0.1) >= 0).all()
 
 
 @pytest.mark.parametrize(
