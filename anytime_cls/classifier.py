@@ -7,6 +7,7 @@ decision.label, decision.probability, decision.stop
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -129,14 +130,17 @@ class AnytimeClassifier:
         options: RaceOptions | RacePlan | None = None,
         on_update: Callable[[Job], None] | None = None,
         stop: Callable[[], bool] | None = None,
+        details: bool = True,
     ) -> Iterator[Decision | Failure]:
         """Classify many images, in order; rows of different images share batches (unless each has a
         budget in seconds, which is kept image by image). An image that cannot be read is a Failure.
 
+        Without `details` decisions have no ranking and no separation, which a trace does not keep.
+
         What an image gives does not depend on the others, to the last bit of its log-likelihoods. (With
         :meth:`classify`, which takes short cuts for a single image, the last bits may differ on some
         devices.)"""
-        return self._results(sources, self.plan(options), on_update, on_update is None, stop)
+        return self._results(sources, self.plan(options), on_update, on_update is None, stop, details)
 
     def _results(
         self,
@@ -145,6 +149,7 @@ class AnytimeClassifier:
         on_update: Callable[[Job], None] | None,
         pad: bool,
         stop: Callable[[], bool] | None = None,
+        details: bool = True,
     ) -> Iterator[Decision | Failure]:
         if plan.budget is not None and plan.budget.unit == "seconds":
             self.warm_up()
@@ -157,7 +162,7 @@ class AnytimeClassifier:
 
         turn = 0
         for job in self.engine.race(jobs(), on_update, pad, stop):
-            finished[job.index] = Failure(job.error) if job.error else self._decision(job, plan)
+            finished[job.index] = Failure(job.error) if job.error else self._decision(job, plan, details)
             while turn in finished:
                 yield finished.pop(turn)
                 turn += 1
@@ -181,19 +186,12 @@ class AnytimeClassifier:
         job.seconds = time.perf_counter() - began
         return job
 
-    def _decision(self, job: Job, plan: RacePlan) -> Decision:
+    def _decision(self, job: Job, plan: RacePlan, details: bool) -> Decision:
         race, labels = job.race, self.labels
         means, how = race.means(), plan.aggregate if race.n else "mean"
         probability = race.aggregate(how, plan.temperature)
         leader = race.leader if how == "mean" else int(probability.argmax())
-        lower, upper = race.intervals()
-        orders_of = np.where(race.alive, race.n, race.left_at) * race.block
-        # the winner first, then those still in, then those who left, each by mean
-        order = np.lexsort((-means, ~race.alive, np.arange(len(means)) != leader))
-        # Standing's fields behind its label, class by class
-        columns = (job.classes, probability, means, _finite(lower), _finite(upper), orders_of, race.alive)
-        rows = zip(*(column[order].tolist() for column in columns), strict=True)
-        ranking = tuple(Standing(labels[row[0]], *row) for row in rows)
+        ranking = self._ranking(job, means, probability, leader) if details else ()
         assert job.spending is not None
         orders = race.k_max * race.block
         prefix = job.records[-1].prefix if job.records and race.n == 0 else None
@@ -201,7 +199,7 @@ class AnytimeClassifier:
             label=labels[job.classes[leader]],
             index=int(job.classes[leader]),
             probability=float(probability[leader]),
-            separation=_separation(job, plan),
+            separation=_separation(job, plan) if details else math.nan,
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
@@ -215,6 +213,20 @@ class AnytimeClassifier:
             content=job.content.hex(),
             flops=job.spending.flops,
         )
+
+    def _ranking(
+        self, job: Job, means: np.ndarray, probability: np.ndarray, leader: int
+    ) -> tuple[Standing, ...]:
+        """Every class, the winner first, then those still in, then those who left, each by mean."""
+        race, labels = job.race, self.labels
+        lower, upper = race.intervals()
+        orders_of = np.where(race.alive, race.n, race.left_at) * race.block
+        # the winner first, then those still in, then those who left, each by mean
+        order = np.lexsort((-means, ~race.alive, np.arange(len(means)) != leader))
+        # Standing's fields behind its label, class by class
+        columns = (job.classes, probability, means, _finite(lower), _finite(upper), orders_of, race.alive)
+        rows = zip(*(column[order].tolist() for column in columns), strict=True)
+        return tuple(Standing(labels[row[0]], *row) for row in rows)
 
 
 def _separation(job: Job, plan: RacePlan) -> float:

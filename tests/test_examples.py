@@ -140,3 +140,29 @@ def test_how_short_tells_designs_apart(tmp_path, monkeypatch, capsys):
     assert twice.endswith("0.000 ± 0.000")  # a temperature makes up for the factor
     apart = module.cross_entropy(noisy.mean(axis=1), label[:30]) - module.cross_entropy(means, label[:30])
     assert other.endswith(f"{apart.mean():+.3f} ± {apart.std(ddof=1) / np.sqrt(30):.3f}") and apart.mean() > 0
+
+
+def test_many_classes_cost_what_their_races_cost(tmp_path, monkeypatch, capsys):
+    """Of some of the classes: their images and scores alone; a screen that knows makes many cheap."""
+    rng = np.random.default_rng(8)
+    label = np.arange(1200) % 12
+    true = rng.normal(0, 1, (1200, 1, 12))
+    true[np.arange(1200), 0, label] += 5
+    scores = (true + rng.normal(0, 1, (1200, 8, 12))).astype("f4").astype(float)
+    screen = (2 * scores.mean(axis=1)).astype("f4").astype(float)
+    path = full_trace(tmp_path / "full.h5", scores, label, screens={"table": screen})
+    module = load("many_classes")
+    with Trace.open(path) as trace:
+        module.restricted(trace, np.array([1, 5, 11]), tmp_path / "three.h5")
+    with Trace.open(tmp_path / "three.h5") as three:
+        assert len(three) == 300 and three.images["label"].tolist()[:3] == [0, 1, 2]
+        np.testing.assert_array_equal(three.matrix(1), scores[5][:, [1, 5, 11]])
+        np.testing.assert_array_equal(three.matrix(1, 1, 0)[0], screen[5, [1, 5, 11]])
+        assert three.attrs["screen_flops"] == [3e6 / 4]
+    monkeypatch.setattr(sys, "argv", ["x", str(path), "--classes", "6,12", "--risk", "0.1"])
+    module.main()
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:4]]
+    assert [row[2] for row in rows] == ["48.0", "96.0"] and all(row[5] == "table" for row in rows)
+    assert all(float(row[4]) < float(row[3]) for row in rows)
+    b, thousand = module.exponent([10, 100], [1.0, 10.0])
+    assert (b, thousand) == (pytest.approx(1.0), pytest.approx(100.0))

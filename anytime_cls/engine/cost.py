@@ -13,6 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -44,19 +45,27 @@ class CostModel:
     overhead: float = 0.0
     slope: float = 0.0
     _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    _affine: dict[int, tuple[float, float]] = field(default_factory=dict)  # prefix → (a, b) of its FLOPs
 
-    @property
+    def affine(self, prefix: int) -> tuple[float, float]:
+        """(a, b) of the a + b · classes FLOPs of a draw's first `prefix` steps."""
+        if prefix not in self._affine:
+            one, two = self.flops(prefix, 1), self.flops(prefix, 2)
+            self._affine[prefix] = 2 * one - two, two - one
+        return self._affine[prefix]
+
+    @cached_property
     def whole(self) -> float:
         """FLOPs of a whole pass: of all steps for one class."""
         return self.flops(self.n_tokens, 1)
 
     def share(self, prefix: int) -> float:
         """What one more class adds to a draw's first `prefix` steps, in whole passes."""
-        return (self.flops(prefix, 2) - self.flops(prefix, 1)) / self.whole
+        return self.affine(prefix)[1] / self.whole
 
     def shared(self, prefix: int) -> float:
         """What a draw's first `prefix` steps take whatever the classes, in whole passes."""
-        return (2 * self.flops(prefix, 1) - self.flops(prefix, 2)) / self.whole
+        return self.affine(prefix)[0] / self.whole
 
     def passes(self, rows: int, prefix: int, draws: float = 1) -> float:
         """So many draws' first `prefix` steps, for so many classes in all, in whole passes."""

@@ -64,9 +64,8 @@ class Spending:
     def charge(self, rows: int, prefix: int, orders: float) -> None:
         """Count what was spent."""
         self.passes += self.cost.passes(rows, prefix, orders)
-        self.flops += (
-            self.cost.flops(prefix, rows) - (1 - orders) * self.cost.shared(prefix) * self.cost.whole
-        )
+        shared, each = self.cost.affine(prefix)
+        self.flops += rows * each + orders * shared
         self.orders += orders * self.cost.passes(1, prefix)
 
     def affords(self, flops: float) -> bool:

@@ -232,7 +232,7 @@ def race_images(
             index, sample, error = waiting.popleft()
             yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
 
-    for result in classifier.classify_many(sources(), plan, stop=stop):
+    for result in classifier.classify_many(sources(), plan, stop=stop, details=False):
         yield from failed()
         index, sample, _ = waiting.popleft()
         yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
