@@ -15,6 +15,8 @@ import pytest
 from replay_data import full_trace, races
 from scipy.special import softmax
 
+from anytime_cls.traces.read import Trace
+
 EXAMPLES = Path(__file__).parent.parent / "examples"
 FIGURES = EXAMPLES / "figures"
 

@@ -85,8 +85,10 @@ def main() -> None:
                                 ("screened", screened["whole_passes"])):  # fmt: skip
                 costs[name].append(value)
             other, right = screened["disagreement"]["value"], screened["accuracy"]["value"]
-            print(f"{count:>5} {screened['images']:>7} {race['fixed']:>9.1f} {race['whole_passes']:>9.2f} "
-                  f"{screened['whole_passes']:>9.2f}  {screened['with']:<9} {other:.2%}, {right:.1%}")  # fmt: skip
+            print(
+                f"{count:>5} {screened['images']:>7} {race['fixed']:>9.1f} {race['whole_passes']:>9.2f} "
+                f"{screened['whole_passes']:>9.2f}  {screened['with']:<9} {other:.2%}, {right:.1%}"
+            )
     for name, values in costs.items():
         if len(counts) > 1:
             b, thousand = exponent(counts, values)
