@@ -55,6 +55,12 @@ def train(
         float,
         typer.Option(min=0, help="Passes over the data in which classes are told apart, after the others."),
     ] = 0,
+    contrast_part: Annotated[
+        float, typer.Option(min=0.001, max=1, help="Part of every order that they are told apart by.")
+    ] = 0.5,
+    rivals: Annotated[
+        int, typer.Option(min=1, help="Other classes that an image's own is then told from, a step.")
+    ] = 1,
     layout: Annotated[
         str, typer.Option(help="sigma (one position a token) or randar (two, as in the paper).")
     ] = "sigma",
@@ -120,6 +126,8 @@ def train(
         codes=codes,
         views=views,
         contrast_epochs=contrast_epochs,
+        contrast_part=contrast_part,
+        rivals=rivals,
         tokenizer_epochs=tokenizer_epochs,
         layout=layout,
         dim=dim,
