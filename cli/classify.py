@@ -126,7 +126,7 @@ def settle(model: str, asked: dict[str, Any], preset: Collection[str]) -> tuple[
 
     dtype_name(asked["dtype"])
     options = RaceOptions(**{name: value for name, value in asked.items() if name != "dtype"})
-    card = read_card(model)
+    card = read_card(model, asked.get("classes"))
     return card, make(options, card, preset=preset)
 
 

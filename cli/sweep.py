@@ -150,13 +150,17 @@ def sweep(
         asked["prefixes"] = _prefixes(record_prefixes)
         asked["screens"] = option.listed(record_screens)
         crew = Workers(workers, engine, address)
-        from anytime_cls.datasets.names import open_dataset
+        from anytime_cls.datasets.names import class_names, open_dataset
         from anytime_cls.models.zoo import read_card
         from anytime_cls.plan.options import RaceOptions, dtype_name
+        from anytime_cls.scorers.registry import is_third_party
         from anytime_cls.sweeps.sweep import sweep_plan
 
         dtype = dtype_name(asked.pop("dtype"))
-        options, card = RaceOptions(**asked), read_card(model)
+        options, given = RaceOptions(**asked), option.names(classes)
+        if is_third_party(model.partition(":")[0]):  # it may have no classes but the data set's
+            given = given or class_names(dataset, root)
+        card = read_card(model, given)
         data = open_dataset(
             dataset, card, root=root, classes=option.names(classes), limit=limit, ids=ids,
             labels_file=labels, seed=seed,
@@ -344,7 +348,7 @@ class Sweep:
         runtime, count = self.runtime, self.crew.workers
         setup = Setup(
             self.model, self.device, runtime.dtype, runtime.batch_size, runtime.threads, self.dataset,
-            self.plan,
+            self.plan, labels=self.card.labels,
         )  # fmt: skip
         team: Crew
         if self.crew.engine == _RAY:

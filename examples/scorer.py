@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 import numpy as np
+from PIL import ImageColor
 
 from anytime_cls.draws.orders import OrderSampler
 from anytime_cls.models.card import ModelCard
 
-COLOURS = {"red": (200, 40, 40), "green": (40, 160, 40), "blue": (40, 40, 200), "grey": (128, 128, 128)}
+COLOURS = ["red", "green", "blue", "grey"]  # where nobody names others: open vocabulary, any CSS colour
 SIZE, PIXELS = 16, 64  # a crop's side; pixels of it that a draw looks at
 
 
@@ -35,6 +36,9 @@ class Shape:  # on the card: a plan needs no weights
 class Scorer:  # on a device: NumPy in, NumPy out
     shape, device, dtype, screens = Shape(), "cpu", "float32", {}
 
+    def __init__(self, labels=COLOURS):
+        self.means = np.array([ImageColor.getrgb(label)[:3] for label in labels], float)
+
     def encode(self, crops, noise=0.0, keys=()):
         return [crop.reshape(-1, 3)[:: SIZE * SIZE // PIXELS].astype(float) for crop in crops]
 
@@ -42,18 +46,19 @@ class Scorer:  # on a device: NumPy in, NumPy out
         return steps
 
     def score(self, pieces, at):
-        out, means = [], np.array(list(COLOURS.values()), float)
+        out = []
         for pixels, draw, classes in pieces:  # Σ log N(pixel; the class's colour, 60²), pixel after pixel
             seen = pixels[draw.what[0][: at[-1]]]
-            log_p = -((seen[None] - means[classes][:, None]) ** 2).sum(axis=2) / (2 * 60.0**2)
+            log_p = -((seen[None] - self.means[classes][:, None]) ** 2).sum(axis=2) / (2 * 60.0**2)
             out.append(np.cumsum(log_p, axis=1).astype(np.float32).astype(float)[:, np.asarray(at) - 1])
         return out
 
 
 class Colours:  # what the entry point names
     def card(self, source, labels=None):
-        sha = hashlib.sha256(repr(COLOURS).encode()).hexdigest()
-        return ModelCard.of("colours", source, list(COLOURS), SIZE, Shape(), [sha])
+        labels = list(labels or COLOURS)  # the data set's, or --classes
+        sha = hashlib.sha256(repr(labels).encode()).hexdigest()
+        return ModelCard.of("colours", source, labels, SIZE, Shape(), [sha])
 
     def load(self, card, device, dtype):
-        return Scorer()
+        return Scorer(card.labels)

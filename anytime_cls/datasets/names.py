@@ -149,6 +149,15 @@ def open_dataset(
     return replace(chosen, left_out=listing.left_out)
 
 
+def class_names(name: str | Path, root: str | Path | None = None) -> list[str]:
+    """What a data set calls its classes, by key: those of a model of open vocabulary. Raises DatasetError."""
+    listing = _find(str(name), root)[0]
+    keys = sorted({entry.key for entry in listing.entries if entry.key is not None})
+    if not keys:
+        raise DatasetError(f"{name}: its classes have no names: say them with --classes")
+    return [listing.names.get(key, key) for key in keys]
+
+
 def _find(name: str, root: str | Path | None) -> tuple[Listing, str, str | None]:
     """The listing, the data set's identity, and which of `imagenet_subset` it is limited to."""
     scheme, _, rest = name.partition(":")

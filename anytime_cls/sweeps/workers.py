@@ -57,6 +57,7 @@ class WorkersError(RuntimeError):
 class Setup:
     """What a worker needs. plan: from `sweep.sweep_plan`. threads: None leaves torch's choice.
 
+    labels: the classes of a model of open vocabulary; of others they are not asked for.
     trace: the trace to attach to, which has these provenance and labels; None: rows and scores are sent back.
     """
 
@@ -69,6 +70,7 @@ class Setup:
     plan: RacePlan
     trace: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
+    labels: Sequence[str] | None = None
 
 
 class Link(Protocol):
@@ -115,12 +117,14 @@ def serve(link: Link, setup: Setup, terminated: Callable[[], bool] = lambda: Fal
     import torch
 
     from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.models.zoo import read_card
 
     writer: TraceWriter | None = None
     try:
         if setup.threads:
             torch.set_num_threads(setup.threads)
-        classifier = AnytimeClassifier.load(setup.model, setup.device, setup.dtype, setup.batch_size)
+        card = read_card(setup.model, setup.labels)
+        classifier = AnytimeClassifier.load(card, setup.device, setup.dtype, setup.batch_size)
         if setup.trace is not None:
             writer = TraceWriter.attach(setup.trace, setup.provenance, setup.dataset.labels)
     except ValueError as error:

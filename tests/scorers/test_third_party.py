@@ -29,7 +29,7 @@ from anytime_cls.traces.cost import draw_cost, stage_cost
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "scorer.py"
-COLOURS = {"red": (200, 40, 40), "green": (40, 160, 40), "blue": (40, 40, 200), "grey": (128, 128, 128)}
+COLOURS = {"red": (255, 0, 0), "green": (0, 128, 0), "blue": (0, 0, 255), "grey": (128, 128, 128)}
 
 
 def example():
@@ -96,6 +96,23 @@ def test_through_every_command(installed, pictures, tmp_path):
     pytest.importorskip("matplotlib")
     run_command(installed, tmp_path, "plot", "full.h5", "-o", "p.svg", "-q")
     assert (tmp_path / "p.svg").stat().st_size > 1000
+
+
+def test_classes_are_the_data_set_s_or_the_caller_s(installed, tmp_path):
+    """A method of open vocabulary: folders of colours that it was not written for, two workers."""
+    colours = {"tomato": (255, 99, 71), "navy": (0, 0, 128), "olive": (128, 128, 0)}
+    for name, colour in colours.items():
+        (tmp_path / "paints" / name).mkdir(parents=True)
+        for i in range(4):
+            Image.new("RGB", (20, 20), colour).save(tmp_path / "paints" / name / f"{i}.png")
+    model = ("--model", "colours:css")
+    sweep = ("sweep", "paints", *model, "--max-orders", 4, "--workers", 2, "--json", "-q")
+    found = json.loads(run_command(installed, tmp_path, *sweep))
+    assert found["images"] == 12 and found["accuracy"] == 1.0
+    photo = tmp_path / "paints" / "navy" / "0.png"
+    some = ("--classes", "navy,white,black", "--json")
+    row = json.loads(run_command(installed, tmp_path, "classify", photo, *model, *some))
+    assert row["label"] == "navy" and len(row["ranking"]) == 3
 
 
 def test_a_live_race_is_the_replay_of_a_full_one(installed, pictures, tmp_path):
