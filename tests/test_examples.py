@@ -168,3 +168,32 @@ def test_many_classes_cost_what_their_races_cost(tmp_path, monkeypatch, capsys):
     assert all(float(row[4]) < float(row[3]) for row in rows)
     b, thousand = module.exponent([10, 100], [1.0, 10.0])
     assert (b, thousand) == (pytest.approx(1.0), pytest.approx(100.0))
+
+
+def test_screen_recall_counts_who_is_let_in(tmp_path, monkeypatch, capsys):
+    """A table that is the answer, a gradient that knows nothing, and their sum."""
+    scores = races(5, 60)
+    means = scores.mean(axis=1)
+    label = means.argmax(axis=1)
+    rng = np.random.default_rng(0)
+    screens = {"table": 4 * means, "gradient": rng.normal(size=means.shape)}
+    screens = {name: values.astype(np.float32).astype(float) for name, values in screens.items()}
+    path = full_trace(tmp_path / "full.h5", scores, label, screens=screens)
+    out = tmp_path / "screening.png"
+    monkeypatch.setattr(sys, "argv", ["x", str(path), "-o", str(out)])
+    load("screen_recall").main()
+    said = capsys.readouterr().out
+    table = next(line for line in said.splitlines() if line.startswith("  table: "))
+    assert (
+        "60 images" in said and "100.0 % [94.0, 100.0] the answer; lets in 1.0 for 90%, 1.0 for 95%" in table
+    )
+    gradient = next(line for line in said.splitlines() if line.startswith("  gradient: "))
+    assert float(gradient.split("lets in ")[1].split()[0]) > 3
+    assert "  table + gradient: " in said and out.stat().st_size > 5000
+
+
+def test_a_shortlist_is_who_is_within_the_gap():
+    values = np.array([[0.0, -1, -3], [-2, 0, -0.5], [0, -5, -5]])
+    recall, size = load("screen_recall").shortlists(values, np.array([1, 1, 0]))
+    assert recall.tolist() == [1 / 3, 2 / 3, 1]
+    assert np.allclose(size, [1, 1, 5 / 3])  # within 0, 0 and 1: 2, 2 and 1 classes at last
