@@ -61,8 +61,8 @@ class Bound(Protocol):
 def effective_n(n: int, k_max: int | None) -> float:
     """τ = n / (1 − n/K_max); n itself when there is no finite population.
 
-    Of independent orders. Stratified ones tile the image, so the error varies less than this says, most of all
-    at a whole tiling: a bound is then wider than it need be, and safe.
+    Of independent orders. Stratified ones tile the image, so the error varies less than this says, most
+    of all at a whole tiling: a bound is then wider than it need be, and safe.
     """
     if k_max is None:
         return float(n)
