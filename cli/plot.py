@@ -74,7 +74,8 @@ def plot(
 ) -> int:  # fmt: skip
     """Draw accuracy against compute, with the saving at equal accuracy; the numbers go to FILE.csv beside it.
 
-    A saving is measured against the cheapest fixed K that is at least as accurate on the same images.
+    A saving is measured against the cheapest fixed K, or screen alone, that is at least as accurate on
+    the same images.
     Exit codes: 0 done, 1 could not be written, 2 the command makes no sense.
 
     \b

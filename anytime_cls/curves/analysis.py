@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from anytime_cls.curves.study import (
     StudyRun,
 )
 from anytime_cls.race.decision import UNRANKED
+from anytime_cls.race.registry import SCREEN_RULES
 from anytime_cls.stats.bootstrap import Means, bootstrap, difference
 from anytime_cls.stats.intervals import wilson
 
@@ -29,9 +30,9 @@ class Analysis:
     """A study's numbers. Columns are its runs.
 
     x, y: what is drawn. accuracy, agreement: means [R] with intervals, NaN where labels or the full answer
-    are not known. savings: against the cheapest fixed K at least as accurate (in y), None for fixed runs
-    and where there is no fixed K. savings_full: against K_max orders. default: the run that stands for each
-    series.
+    are not known. savings: against the cheapest fixed K, or screen alone, at least as accurate (in y),
+    None for these and where there is no fixed K. savings_full: against K_max orders. default: the run that
+    stands for each series.
     """
 
     study: Study
@@ -51,7 +52,7 @@ class Analysis:
     def focus(self) -> int:
         """The run that single pictures are of: `paired` at its default, else the first that is not fixed."""
         runs = self.study.runs
-        racing = [i for i in self.default.values() if runs[i].rule != "fixed"]
+        racing = [i for i in self.default.values() if not runs[i].baseline]
         paired = [i for i in racing if runs[i].rule == "paired"]
         return (paired or racing or list(self.default.values()))[0]
 
@@ -59,11 +60,13 @@ class Analysis:
     def paper_baseline(self) -> bool:
         """Whether a fixed K over whole orders is there to compare with, or there is nothing to compare."""
         fixed = [run for run in self.study.runs if run.rule == "fixed"]
-        return any(run.whole for run in fixed) or all(r.rule == "fixed" or r.live for r in self.study.runs)
+        return any(run.whole for run in fixed) or all(r.baseline or r.live for r in self.study.runs)
 
     def fixed_name(self, index: int) -> str:
         """A fixed run: "K = 4", and "m=8 stratified K = 4" where the model's fixed runs differ in more."""
         run = self.study.runs[index]
+        if run.rule != "fixed":
+            return run.curve
         return f"{run.curve.removeprefix('fixed').strip()} {run.setting}".strip()
 
     @property
@@ -89,6 +92,8 @@ def analyse(
         if not labelled.any():
             raise StudyError(f"no image has a label, so there is no {Y_KINDS[y_kind]}: use --y agreement")
         study = study if labelled.all() else study.of(labelled)
+    if x_kind == "orders":  # screens take none
+        study = replace(study, runs=[run for run in study.runs if run.rule not in SCREEN_RULES])
     runs = study.runs
     x = bootstrap(np.stack([x_values(run, x_kind) for run in runs], axis=1), resamples, seed)
     if (x.value <= 0).any():
@@ -99,11 +104,12 @@ def analyse(
     savings_full: list[Saving | None] = []
     for index, run in enumerate(runs):
         fixed = np.array([i for i, r in enumerate(runs) if r.rule == "fixed" and r.model == run.model], int)
-        if run.rule == "fixed" or not len(fixed):
+        against = np.array([i for i, r in enumerate(runs) if r.baseline and r.model == run.model], int)
+        if run.baseline or not len(fixed):
             savings.append(None)
             savings_full.append(None)
             continue
-        savings.append(saving(x, y, index, fixed))
+        savings.append(saving(x, y, index, against))
         savings_full.append(saving(x, y, index, fixed, reference=_most_orders(runs, fixed)))
     all_fixed = [i for i, run in enumerate(runs) if run.rule == "fixed" and run.model == runs[0].model]
     return Analysis(

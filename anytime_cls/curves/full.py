@@ -128,7 +128,7 @@ def default_rules(source: Source, fitted: Fitted, prefixes: Sequence[int] | None
     """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
     known = [fitted.of(source.sampler_name, m).priors for m in prefixes or [source.pass_tokens]]
     names = [name for name in RULES if name != "strict" or all("paired" in priors for priors in known)]
-    names = [name for name in SCREEN_RULES if name in source.screens] + names
+    names += [name for name in SCREEN_RULES if name in source.screens]
     return names + ([CALIBRATED] if calibrated_specs(source, fitted, prefixes) else [])
 
 

@@ -92,7 +92,7 @@ def front_steps(x: Array, y: Array, right: float) -> tuple[Array, Array]:
 
 @dataclass(frozen=True)
 class Saving:
-    """How many times cheaper a run is than the cheapest fixed K that is as accurate.
+    """How many times cheaper a run is than the cheapest baseline (fixed K, or a screen alone) as accurate.
 
     ratio, low, high: cost of that fixed K / cost of the run, with its bootstrap interval; below 1 the run
     costs more than a fixed K that is as accurate. index: the fixed K's column. reached: False if no fixed K

@@ -14,9 +14,11 @@ import numpy as np
 
 from anytime_cls.curves.file import CurveRun, Curves
 from anytime_cls.race.peers import ClarkJainiRule, HalvingRule
+from anytime_cls.race.registry import SCREEN_RULES
 from anytime_cls.race.value import PRICE
 
 Array = np.ndarray
+BASELINES = ("fixed", *SCREEN_RULES)
 X_KINDS = {
     "passes": "passes per image",
     "flops": "FLOPs per image",
@@ -65,6 +67,11 @@ class StudyRun:
         return str(self.settings.get("rule", ""))
 
     @property
+    def baseline(self) -> bool:
+        """What a saving is measured against: a fixed K, or a screen alone."""
+        return self.rule in BASELINES
+
+    @property
     def live(self) -> bool:
         return self.settings.get("source") == "live"
 
@@ -76,6 +83,8 @@ class StudyRun:
     def setting(self) -> str:
         """What tells this point from its neighbours on the curve: "δ = 0.05", "K = 8"."""
         knob, value = self.settings.get("knob"), self.settings.get("knob_value")
+        if self.rule in SCREEN_RULES:
+            return "no order"
         if knob == "k_max" or knob is None or value is None:
             return f"K = {self.k_max}" if self.rule == "fixed" else f"K ≤ {self.k_max}"
         name = {"delta": "δ", "p_value": "p", "price": "λ"}.get(str(knob), str(knob))

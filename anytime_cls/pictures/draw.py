@@ -100,8 +100,8 @@ def _draw(
         caption = (
             "Each curve is a rule over its settings, the open marker its default; fixed is the classifier of "
             "K orders for every class (K along the top). The step line is the Pareto front; dominated points "
-            "are faded. The arrow is the saving, of the rule that saves most, against the cheapest fixed K "
-            "that is at least as good."
+            "are faded. The arrow is the saving, of the rule that saves most, against the cheapest fixed K, "
+            "or screen alone, that is at least as good."
         )
         figure = plots.pareto_figure(analysis, title, bands)
         return Drawn(
@@ -177,7 +177,7 @@ def _budget(
 
 
 def _is_fixed(analysis: Analysis, series: str) -> bool:
-    return analysis.study.runs[analysis.default[series]].rule == "fixed"
+    return analysis.study.runs[analysis.default[series]].baseline
 
 
 def _focus_first(went: dict[str, Progress], focus: str) -> dict[str, Progress]:

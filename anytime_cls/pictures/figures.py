@@ -76,6 +76,9 @@ def _legend(figure: Figure, ax: Axes, note: str = "") -> None:
 # --- accuracy against compute -------------------------------------------------------------------------------
 
 
+FREE = 1e-3  # of the middle run's cost: what takes less is drawn as a level
+
+
 def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") -> Figure:
     """Every series as a curve with its band, the Pareto front as a step line, dominated points faded.
 
@@ -117,7 +120,11 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
         tall = max(top - bottom, 0.005)
         head = 0.34 if analysis.best is not None else 0.06  # room for the saving, above everything drawn
         ax.set_ylim(bottom - 0.05 * tall, top + head * tall)
-        ax.set_xlim(x.value.min() / 1.25, right)
+        usual = x.value[x.value > FREE * np.median(x.value)]
+        ax.set_xlim(usual.min() / 1.25, right)
+        for index in np.flatnonzero(x.value < usual.min()):  # as good as free: a level, not a place
+            look = style[study.runs[index].series]
+            ax.axhline(y.value[index], color=look.colour, ls=look.dash, lw=0.9, zorder=2)
         ax.set_xlabel(x_label(analysis), labelpad=2)
         ax.set_ylabel(f"{Y_KINDS[analysis.y_kind]} (%)")
         percent_ticks(ax, min(top, 1.0))
@@ -230,7 +237,7 @@ def _write_saving(figure: Figure, ax: Axes, analysis: Analysis, index: int, top:
 def orders_figure(analysis: Analysis, title: str = "") -> Figure:
     """How many orders the images used, a row a rule at its default: shares, median and 95 % quantile."""
     runs, style = analysis.study.runs, looks(analysis)
-    shown = {n: i for n, i in analysis.default.items() if runs[i].rule != "fixed"} or analysis.default
+    shown = {n: i for n, i in analysis.default.items() if not runs[i].baseline} or analysis.default
     most = max(int(runs[i].orders.max()) for i in shown.values())
     with styled():
         figure = Figure(figsize=(WIDTH, 0.55 + 0.2 * bool(title) + 0.58 * len(shown)), layout="constrained")

@@ -192,8 +192,8 @@ def _summary(analysis: Analysis) -> str:
     )
     note = (
         "Accuracy and agreement with Wilson's 95 % intervals, savings with bootstrap ones. A saving (in "
-        f"{analysis.x_kind}) is against the cheapest fixed K that has at least the rule's "
-        f"{Y_KINDS[analysis.y_kind]}; below 1 the race costs more than that fixed K. The last column is "
+        f"{analysis.x_kind}) is against the cheapest fixed K, or screen alone, that has at least the rule's "
+        f"{Y_KINDS[analysis.y_kind]}; below 1 the race costs more than that. The last column is "
         "against all orders. K is the orders used; seconds of replays are estimated from passes."
     )
     return (

@@ -20,7 +20,8 @@ def verdict(analysis: Analysis, index: int) -> str:
     )
     if got is None or full is None:
         return text
-    which = "cheapest fixed K as good" if got.reached else "best fixed K, which is less good,"
+    base = "fixed K" if study.runs[got.index].rule == "fixed" else "baseline"
+    which = f"cheapest {base} as good" if got.reached else f"best {base}, which is less good,"
     cost = amount(analysis.x.value[got.index])
     text += f" The {which} is {analysis.fixed_name(got.index)} ({cost} {unit}): "
     if got.ratio >= 1:
@@ -66,7 +67,9 @@ def saving_text(analysis: Analysis, index: int) -> tuple[str, str]:
     else:
         more = less(analysis.x_kind, more=True)
         first = f"{times(1 / got.ratio)}× {more} at {at} [{times(1 / got.high)}, {times(1 / got.low)}]"
-    second = f"than fixed {analysis.fixed_name(got.index)}" + ("" if got.reached else ", the best fixed")
+    kind = "fixed " if analysis.study.runs[got.index].rule == "fixed" else ""
+    second = f"than {kind}{analysis.fixed_name(got.index)}"
+    second += "" if got.reached else f", the best {kind.strip() or 'baseline'}"
     if full is not None and full.index != got.index:
         word = less(analysis.x_kind).split()[0]
         second += f" ({times(full.ratio)}× {word} than {analysis.fixed_name(full.index)})"

@@ -50,6 +50,19 @@ def test_numbers_of_a_known_study(known):
     assert "2.4× fewer passes" in text and "K = 4 (24 passes)" in text and "4.8× fewer passes" in text
 
 
+def test_a_screen_alone_is_what_a_saving_is_against(known):
+    """A table that is right as often as the race, for nearly nothing: the race saves nothing against it."""
+    table = run(answers(160), 0.01, 0, rule="table", curve="table", knob="k_max", knob_value=8.0)
+    known.runs.append(table)
+    analysis = analyse(join([("a.h5", known)]), resamples=100)
+    at = [r.rule for r in analysis.study.runs].index("table")
+    got = analysis.savings[1]
+    assert got.index == at and got.ratio == pytest.approx(0.001) and analysis.savings[at] is None
+    assert analysis.focus != at and analysis.best != at
+    assert "The cheapest baseline as good is table" in verdict(analysis, analysis.focus)
+    assert all(r.rule != "table" for r in analyse(join([("a.h5", known)]), "orders", resamples=50).study.runs)
+
+
 def test_rows_hold_every_point(known):
     analysis = analyse(join([("a.h5", known)]), resamples=100)
     rows = point_rows(analysis)
