@@ -293,6 +293,7 @@ class Sweep:
 
     def run(self, interrupts: Interrupts) -> int:
         """Returns the exit code."""
+        from anytime_cls.sweeps.resume import compare
         from anytime_cls.sweeps.sweep import remaining, sweep_provenance
         from anytime_cls.traces.write import TraceWriter
 
@@ -309,21 +310,27 @@ class Sweep:
             try:
                 if out.resume:  # before the model is loaded: a trace of another run is refused at once
                     writer = stack.enter_context(TraceWriter.resume(self.path, attributes, labels))
+                    compare(self.dataset, writer, self.card.image_size, self._tell)
                     if not remaining(self.dataset, writer, self.shard)[1]:
                         writer.close()
                         say(f"{self.path} is finished: there is nothing to go on with", out.quiet)
-                        return report(self.path, out.json, None, self.dataset.left_out)
+                        return report(self.path, out.json, None, self.dataset.left_out, out.again)
                 work = self._alone() if self.crew.alone else self._workers(attributes)
+                interrupts.renew()  # Ray takes the signals
                 if not out.resume:
                     writer = TraceWriter.create(self.path, attributes, labels, out.overwrite)
                     stack.enter_context(writer)
             except ValueError as error:
                 raise Refused(str(error)) from None
             self.begun = True
-            interrupts.renew()  # Ray takes the signals
             with Meter(out.quiet) as meter:
                 tally = work(writer, meter, interrupts)
-        return report(self.path, out.json, tally, self.dataset.left_out)
+        return report(self.path, out.json, tally, self.dataset.left_out, out.again)
+
+    def _tell(self, images: int) -> None:
+        from .show.sweep import say
+
+        say(f"{images:,} files are not as they were, or not in the trace: comparing contents", self.out.quiet)
 
     def _alone(self) -> Callable[..., Tally]:
         """The sweep in this process."""

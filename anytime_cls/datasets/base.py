@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
@@ -27,6 +28,15 @@ class Sample:
     path: str
     label: int
     load: Callable[[], Source]
+
+    def stamp(self) -> tuple[int, int]:
+        """Bytes of the file that the image lies in, and when it last changed, in nanoseconds; (0, 0) if it
+        lies in no file (`load.path`), or the file cannot be looked at."""
+        try:
+            found = os.stat(self.load.path)  # type: ignore[attr-defined]
+        except (AttributeError, OSError, ValueError):
+            return 0, 0
+        return found.st_size, found.st_mtime_ns
 
 
 @dataclass(frozen=True)

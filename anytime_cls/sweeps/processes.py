@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -76,11 +77,12 @@ class ProcessCrew:
                 message = None
             yield worker, message
 
-    def close(self, workers: Sequence[ProcessWorker]) -> None:
+    def close(self, workers: Sequence[ProcessWorker], grace: float = GRACE) -> None:
+        until = time.monotonic() + grace
         for worker in workers:
             worker.send(None)
         for worker in workers:
-            worker.process.join(GRACE)
+            worker.process.join(max(0.0, until - time.monotonic()))
             if worker.process.is_alive():
                 worker.process.kill()
                 worker.process.join()

@@ -155,7 +155,7 @@ class RayCrew:
             else:
                 worker.exchange()
 
-    def close(self, workers: Sequence[RayWorker]) -> None:
+    def close(self, workers: Sequence[RayWorker], grace: float = 0.0) -> None:
         """Actors have nothing on disk to finish: they end with the run."""
         for worker in workers:
             with suppress(self.ray.exceptions.RayError):

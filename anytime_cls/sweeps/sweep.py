@@ -18,7 +18,7 @@ import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from anytime_cls.classifier import AnytimeClassifier
@@ -27,15 +27,17 @@ from anytime_cls.plan.attributes import provenance
 from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import RacePlan, Runtime
-from anytime_cls.race.decision import Failure
+from anytime_cls.race.decision import Decision, Failure
 from anytime_cls.stats.intervals import wilson
+from anytime_cls.sweeps.reading import Reader
+from anytime_cls.sweeps.resume import compare
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.rows import image_row, positions
 from anytime_cls.traces.schema import ImageRow, Scores
 from anytime_cls.traces.write import TraceWriter
 
 if TYPE_CHECKING:
-    from anytime_cls.datasets.base import Dataset, Sample
+    from anytime_cls.datasets.base import Dataset
     from anytime_cls.models.card import ModelCard
     from anytime_cls.pixels.decode import Source
 
@@ -166,12 +168,13 @@ def sweep_provenance(
 
 
 def remaining(dataset: Dataset, writer: TraceWriter, shard: Shard | None = None) -> tuple[Tally, list[int]]:
-    """The tally of what a trace holds already, and the positions of the images still to do."""
+    """The tally of what a trace holds already, and the positions of the images still to do: those without a
+    row, and those whose row is an error."""
     mine = range(len(dataset.samples)) if shard is None else shard.indices(len(dataset.samples))
     samples, done = dataset.samples, writer.done
     tally = Tally(len(mine))
     if done:
-        tally.remember(writer.path, {samples[i].id for i in mine})
+        tally.remember(writer.path, done & {samples[i].id for i in mine})
         tally.before = tally.done
     return tally, [i for i in mine if samples[i].id not in done]
 
@@ -188,10 +191,12 @@ def run_sweep(
     """Race every image of a data set that the writer's trace does not hold yet.
 
     Images share batches in one continuous stream. An image that cannot be read becomes a row with its error.
-    on_progress: called after every image. shard: only these images. stop: asked before every batch; once it
-    says True, the run ends with :class:`Stopped`. The writer is left open, with some images unwritten: use it
-    in a `with`. Raises TraceError when the trace cannot be written.
+    on_progress: called after every image. shard: only these images. stop: asked before every batch, and
+    while an image is read; once it says True, the run ends with :class:`Stopped`. The writer is left open,
+    with some images unwritten: use it in a `with`. Raises TraceError when the trace cannot be written, or
+    holds images that have changed since (`resume.compare`).
     """
+    compare(dataset, writer, classifier.card.image_size)
     tally, todo = remaining(dataset, writer, shard)
     for index, row, scores in race_images(classifier, dataset, todo, plan, stop):
         writer.append(row, scores, index)
@@ -214,26 +219,33 @@ def race_images(
     `sweep_plan`. stop: as in `run_sweep`.
     """
     position, k_max = positions(dataset.class_ids), plan.design.k_max
-    waiting: deque[tuple[int, Sample, str]] = deque()  # pulled, without a result yet; the error of a bad one
+    # pulled, without a result yet: position, stamp of its file, and the error of a bad one
+    waiting: deque[tuple[int, tuple[int, int], str]] = deque()
+    read = Reader(stop)
 
     def sources() -> Iterator[Source]:
         for index in indices:
-            sample = dataset.samples[index]
-            try:
-                source = sample.load()
-            except Exception as error:  # whatever a data set's reader raises costs that image alone
-                waiting.append((index, sample, " ".join(str(error).split()) or type(error).__name__))
+            stamp, source = read(dataset.samples[index])
+            if isinstance(source, Exception):
+                waiting.append((index, stamp, " ".join(str(source).split()) or type(source).__name__))
             else:
-                waiting.append((index, sample, ""))
+                waiting.append((index, stamp, ""))
                 yield source
+
+    def answered(result: Decision | Failure) -> Result:
+        index, (size, modified), _ = waiting.popleft()
+        sample = dataset.samples[index]
+        row, scores = image_row(sample.id, sample.path, sample.label, result, position, k_max)
+        return index, replace(row, size=size, modified=modified), scores
 
     def failed() -> Iterator[Result]:
         while waiting and waiting[0][2]:
-            index, sample, error = waiting.popleft()
-            yield (index, *image_row(sample.id, sample.path, sample.label, Failure(error), position, k_max))
+            yield answered(Failure(waiting[0][2]))
 
-    for result in classifier.classify_many(sources(), plan, stop=stop, details=False):
+    try:
+        for result in classifier.classify_many(sources(), plan, stop=stop, details=False):
+            yield from failed()
+            yield answered(result)
         yield from failed()
-        index, sample, _ = waiting.popleft()
-        yield (index, *image_row(sample.id, sample.path, sample.label, result, position, k_max))
-    yield from failed()
+    finally:
+        read.close()

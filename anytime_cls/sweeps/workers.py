@@ -104,8 +104,8 @@ class Crew(Protocol):
         """(worker, message) as they come in; None in place of a message: it is dead."""
         ...
 
-    def close(self, workers: Sequence[Any]) -> None:
-        """Ends these workers, at the latest after GRACE seconds."""
+    def close(self, workers: Sequence[Any], grace: float = GRACE) -> None:
+        """Ends these workers, at the latest after so many seconds."""
         ...
 
 
@@ -222,7 +222,7 @@ def run_workers(
             foreman.hire(slot)
         foreman.run(count, stop)
     finally:
-        crew.close(list(foreman.loads))
+        crew.close(list(foreman.loads), *([0.0] if foreman.overdue else []))
     return tally
 
 
@@ -240,18 +240,22 @@ class _Foreman:
         self.loads: dict[Any, _Load] = {}
         self.deaths = 0  # since an image was last known to be on disk
         self.on_progress = on_progress
-        self.stopping = self.ready = False
+        self.stopping = self.ready = self.overdue = False
 
     def hire(self, slot: int) -> None:
         self.loads[self.crew.start(slot)] = _Load(slot)
 
     def run(self, count: int, stop: Callable[[], bool] | None) -> None:
-        """Until everything is done, or everyone has stopped."""
+        """Until everything is done, or everyone has stopped, or had GRACE seconds to."""
+        until = 0.0
         while self.loads and not (self._nothing_left and all(load.idle for load in self.loads.values())):
             if stop is not None and stop() and not self.stopping:
-                self.stopping = True
+                self.stopping, until = True, time.monotonic() + GRACE
                 for worker in self.loads:
                     worker.send(None)
+            if self.stopping and time.monotonic() > until:
+                self.overdue = True
+                break
             for worker, message in self.crew.wait(list(self.loads), WAIT):
                 if message is None:
                     self._bury(worker, count)

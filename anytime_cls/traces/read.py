@@ -23,8 +23,8 @@ from anytime_cls.traces.hdf5 import (
 from anytime_cls.traces.schema import (
     _COLUMNS,
     _IMAGE,
+    _LATER,
     _ROW,
-    _SINCE_2,
     READ_VERSIONS,
     ImageRow,
     Scores,
@@ -59,9 +59,9 @@ class Trace:
                     self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
                     self.labels: list[str] = _read(file["labels"]).tolist()
                 group = file["images"]
-                table = {c: _read(group[c]) for c in _IMAGE if c in group or c not in _SINCE_2}
-                for column, nothing in _SINCE_2.items():
-                    kind = object if isinstance(nothing, str) else float
+                table = {c: _read(group[c]) for c in _IMAGE if c in group or c not in _LATER}
+                for column, nothing in _LATER.items():
+                    kind = object if isinstance(nothing, str) else type(nothing)
                     table.setdefault(column, np.full(len(table["index"]), nothing, kind))
                 offsets = file["scores/offsets"][:]
             except (KeyError, OSError) as error:
@@ -70,10 +70,11 @@ class Trace:
             table["_file"] = np.full(len(table["index"]), number)
             tables.append(table)
         table = {column: np.concatenate([part[column] for part in tables]) for column in tables[0]}
-        first: dict[str, int] = {}  # an image done twice is kept once, the first file's
+        kept: dict[str, int] = {}  # an image done twice is kept once: the first answer, else the last error
         for at, key in enumerate(table["id"]):
-            first.setdefault(key, at)
-        keep = sorted(first.values(), key=lambda at: (table["index"][at], table["id"][at]))
+            if table["error"][kept.setdefault(key, at)]:
+                kept[key] = at
+        keep = sorted(kept.values(), key=lambda at: (table["index"][at], table["id"][at]))
         table = {column: values[keep] for column, values in table.items()}
         self._start, self._stop, self._from = table.pop("_start"), table.pop("_stop"), table.pop("_file")
         self.images = table

@@ -28,8 +28,9 @@ _ROW = np.dtype([("order", "<u2"), ("cls", "<u2"), ("prefix", "<u2"), ("round", 
 _COLUMNS = tuple(_ROW.names or ())
 _IMAGE = {"index": "<i8", "id": "str", "path": "str", "label": "<i8", "prediction": "<i8", "orders": "<i8",
           "passes": "<i8", "token_fraction": "<f8", "seconds": "<f8", "stop": "str", "probability": "<f8",
-          "error": "str", "content": "str", "flops": "<f8"}  # fmt: skip
-_SINCE_2 = {"content": "", "flops": 0.0}  # columns that schema 1 has not, and what stands for them
+          "error": "str", "content": "str", "flops": "<f8", "size": "<i8", "modified": "<i8"}  # fmt: skip
+# columns that schema 1 has not, or the first traces of schema 2, and what stands for them
+_LATER = {"content": "", "flops": 0.0, "size": 0, "modified": 0}
 
 
 class TraceError(ValueError):
@@ -44,7 +45,8 @@ class ImageRow:
     of the full cost (all classes x K_max whole passes). seconds: wall-clock. stop: why the race stopped.
     error: why the image has no answer, else empty (kept to 300 characters). content: SHA-256 of the crop that
     the scorer saw, hexadecimal: it decides the draws. flops: multiply-adds x 2 that the race took, 0 where
-    nobody counted.
+    nobody counted. size, modified: bytes of the file that it was read from, and when that last changed, in
+    nanoseconds since 1970; 0 where it lay in no file.
     """
 
     id: str
@@ -60,6 +62,8 @@ class ImageRow:
     error: str = ""
     content: str = ""
     flops: float = 0.0
+    size: int = 0
+    modified: int = 0
 
 
 @dataclass(frozen=True, eq=False)

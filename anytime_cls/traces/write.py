@@ -62,6 +62,8 @@ class TraceWriter:
             raise _cannot_write(Path(path), error) from error
         self.parts = _parts(self.path)
         self.done: set[str] = set()  #: ids of the images that need no scoring any more
+        self.failed: dict[str, str] = {}  #: ids of those to try again → the error that is their row
+        self.compared = False  #: whether the images done were compared with the data set's
         self.attrs: dict[str, Any] = {}
         self.labels: list[str] = []
         self._limits = images_per_part, seconds_per_part
@@ -98,7 +100,8 @@ class TraceWriter:
     @classmethod
     def resume(cls, path: str | Path, provenance: Mapping[str, Any], labels: Sequence[str] | None = None,
                images_per_part: int = 64, seconds_per_part: float = 10.0) -> TraceWriter:  # fmt: skip
-        """Goes on from an unfinished (or finished) trace: `done` says which images not to score again.
+        """Goes on from an unfinished (or finished) trace: `done` says which images not to score again. Those
+        with an error are not among them: an answer, or another error, replaces it.
 
         labels may be given here or as provenance["labels"]. Where there is no trace yet and `labels` is given
         it creates one. Raises TraceError if one of RESUME_KEYS differs, or if another process is writing it.
@@ -131,10 +134,20 @@ class TraceWriter:
         """Reads again what is on disk, other workers' parts included, and returns `done`."""
         with Trace.open(self.path) as trace:
             self.attrs, self.labels = trace.attrs, trace.labels
-            self._index = dict(zip(trace.images["index"].tolist(), trace.images["id"].tolist(), strict=True))
-        self._index |= {image["index"]: image["id"] for image in self._images}
-        self.done = set(self._index.values())
+            columns = [trace.images[name].tolist() for name in ("index", "id", "error")]
+        pending = [(image["index"], image["id"], image["error"]) for image in self._images]
+        self._index, self.done, self.failed = {}, set(), {}
+        for row in [*zip(*columns, strict=True), *pending]:
+            self._note(*row)
         return self.done
+
+    def _note(self, index: int, key: str, error: str) -> None:
+        self._index[index] = key
+        if not error:
+            self.done.add(key)
+            self.failed.pop(key, None)
+        elif key not in self.done:
+            self.failed[key] = error
 
     @property
     def pending(self) -> int:
@@ -144,14 +157,15 @@ class TraceWriter:
     def append(self, row: ImageRow, scores: Scores, index: int) -> None:
         """Adds a finished image. index: its position in the run, by which the finished file is sorted.
 
-        An image that is there already (a chunk done again) is ignored. Raises TraceError for an index that is
-        another image's, for scores that do not fit the trace, and when a part cannot be written; then nothing
-        is lost, and `flush` tries again.
+        An image that is there already (a chunk done again) is ignored, unless it has an error there. Raises
+        TraceError for an index that is another image's, for scores that do not fit the trace, and when a part
+        cannot be written; then nothing is lost, and `flush` tries again.
         """
         image = _image(row, index)
-        if self._index.get(index) == row.id:
+        there, key = self._index.get(index), row.id
+        if there == key and (key in self.done or self.failed.get(key) == image["error"]):
             return
-        if row.id in self.done or index in self._index:
+        if there != key and (there is not None or key in self.done or key in self.failed):
             other = next(at for at, name in self._index.items() if at == index or name == row.id)
             raise TraceError(
                 f"{self.path}: image {row.id!r} at {index}, but {self._index[other]!r} is at {other}: "
@@ -174,8 +188,7 @@ class TraceWriter:
             self._since = time.monotonic()
         self._images.append(image)
         self._rows.append(rows)
-        self._index[index] = row.id
-        self.done.add(row.id)
+        self._note(index, row.id, image["error"])
         images, seconds = self._limits
         late = time.monotonic() - self._since >= seconds
         if late or len(self._images) >= images or sum(map(len, self._rows)) >= _BLOCK:
@@ -253,7 +266,7 @@ class TraceWriter:
         if kind is None:
             return self.close()
         with suppress(TraceError):  # the first error is the one to show
-            self.close(finish=False) if self.done else self.discard()
+            self.close(finish=False) if self.done or self.failed else self.discard()
         return None
 
 

@@ -32,11 +32,14 @@ SHOW_CURSOR = b"\x1b[?25h"
 
 
 class Interrupts:
-    """Ctrl-C and SIGTERM as a wish: called, says whether there was one. The second ends all at once."""
+    """Ctrl-C and SIGTERM as a wish: called, says whether there was one. The second ends all at once.
+
+    Before `renew`, while nothing asks yet, the first is a KeyboardInterrupt, whatever is waited for.
+    """
 
     def __init__(self, quiet: bool = False):
         self.quiet = quiet
-        self.asked = False
+        self.asked = self.heard = False
         self._before: dict[signal.Signals, Any] = {}
 
     def __call__(self) -> bool:
@@ -53,13 +56,16 @@ class Interrupts:
             signal.signal(number, handler)
 
     def renew(self) -> None:
-        """Take the signals back from a library that took them."""
+        """From now on somebody asks. Takes the signals back from a library that took them."""
+        self.heard = True
         for number in self._before:
             signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.asked:
             self.asked = True
+            if not self.heard:
+                raise KeyboardInterrupt
             if not self.quiet:
                 self._say(b"anytime-cls: ending after the batch in flight; once more quits at once\n")
             return
@@ -130,11 +136,11 @@ def say(line: str, quiet: bool = False) -> None:
         Console(stderr=True).print(readable(line), style="dim", highlight=False, soft_wrap=True, markup=False)
 
 
-def report(path: Path, as_json: bool, tally: Tally | None, left_out: Mapping[str, int]) -> int:
+def report(path: Path, as_json: bool, tally: Tally | None, left_out: Mapping[str, int], again: str) -> int:
     """The end of a sweep, on standard output, from what its trace says. Returns the exit code.
 
-    tally: of this attempt; None when there was nothing left to do, which is no failure. left_out: of the data
-    set.
+    tally: of this attempt; None when there was nothing left to do. left_out: of the data set. again: the
+    command that tries the images again that failed.
     """
     names = ("dataset", "model", "rule", "delta", "k_max", "pass_tokens", "budget", "seed", "shard")
     with Trace.open(path) as trace:
@@ -145,11 +151,11 @@ def report(path: Path, as_json: bool, tally: Tally | None, left_out: Mapping[str
         print_json(found)
     else:
         show_table(found, tally)
-    if tally is None or not found["errors"]:
+    if not found["errors"]:
         return 0
     return complain(
         f"{found['errors']} of {found['images']} images could not be classified: the trace says why "
-        "(column error)", FAILED,
+        f"(column error); try them again with: {again}", FAILED,
     )  # fmt: skip
 
 
