@@ -14,6 +14,9 @@ from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import run
 from anytime_cls.replay.source import run_fixed
 
+#: Times the weight of a screen that are tried: a regression over all rivals says little of the close ones.
+TRUST = (1.0, 2.0, 4.0)
+
 
 def choose_stages(
     design: Design, pulls: Array, scores: Mapping[Source, Array], label: Array, prior: VariancePrior,
@@ -30,8 +33,11 @@ def choose_stages(
         return none
     full, means = run_fixed(pulls), pulls.mean(axis=1)
     least, bare = np.inf, None  # cost: of the best set so far (mean), of every race without stages
-    for chosen in candidates(scores):
-        fitted = fit_stages(scores, means, chosen, prior, target.risk)
+    sets = [
+        (c, t) for c in candidates(scores) for t in (TRUST if any(isinstance(m, str) for m in c) else (1,))
+    ]
+    for chosen, trust in sets:
+        fitted = fit_stages(scores, means, chosen, prior, target.risk, trust)
         if fitted is None:
             continue
         for alpha in reversed(ALPHAS[::4]):

@@ -1,19 +1,22 @@
 """Stages before the first pull: how far behind, by a screen or after a few tokens, a class is hopeless.
 
-Neither a prefix's log-likelihood nor a screen's estimate is an unbiased estimate of a whole pass's, so no
-bound says how far. Traces do: the K_max winner's own distance behind the best has a tail, and the gap that a
-small share of winners exceed is read off it. That is a guess, made on a few images. So stages and thresholds
-go from safe to loose together, and the fixed-sequence test on other images (thresholds.py) says how far
-along: a bad guess costs passes and not the guarantee.
+A screen's estimate is regressed on the K_max means, and then counts as so many pulls: its gap is the race's
+own test before the first of them. A prefix's log-likelihood is no unbiased estimate of a whole pass's, and no
+bound says how far behind is hopeless. Traces do: the K_max winner's own distance behind the best has a tail,
+and the gap that a small share of winners exceed is read off it. That is a guess, made on a few images. So
+stages and thresholds go from safe to loose together, and the fixed-sequence test on other images
+(thresholds.py) says how far along: a bad guess costs passes and not the guarantee.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 
 import numpy as np
+from scipy.optimize import brentq
+from scipy.special import stdtr
 
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.rules import Screening
@@ -69,11 +72,33 @@ def winners_margin(scores: Array, full: Array) -> Array:
 
 @dataclass(frozen=True)
 class ScreenFit:
-    """What a screen's estimate is worth in a race: `scale` and `weight` of a `Screening`."""
+    """What a screen's estimate is worth in a race: `scale` and `weight` of a `Screening`, and the prior of
+    paired differences by which its gap goes with a threshold."""
 
     name: str
     scale: float
     weight: float
+    prior: VariancePrior
+
+    def at(self, alpha: float) -> Screening:
+        """The look before the first pull: who would leave by the race's own test at this α, n = 0.
+
+        T_d0(−g / √(s0²(g) / weight)) = α. As safe or loose as the looks after it, so the family keeps its one
+        parameter.
+        """
+
+        def off(gap: float) -> float:
+            spread = np.sqrt(self.prior.variance(np.array(gap)) / self.weight)
+            return float(stdtr(self.prior.df, -gap / spread)) - alpha
+
+        low, high = 1e-9, 1e6
+        if off(low) < 0:
+            gap = 0.0
+        elif off(high) > 0:  # a variance that grows with the gap's square tells nothing apart
+            gap = high
+        else:
+            gap = float(brentq(off, low, high))
+        return Screening(self.name, self.scale, gap, self.weight)
 
 
 def fit_screen(name: str, estimate: Array, means: Array, prior: VariancePrior) -> ScreenFit:
@@ -89,7 +114,7 @@ def fit_screen(name: str, estimate: Array, means: Array, prior: VariancePrior) -
     error = gap - scale * (np.take_along_axis(e, winner, axis=1) - e)
     rival = np.arange(means.shape[1]) != winner
     off = float(np.mean(error[rival] ** 2 / prior.variance(gap[rival])))
-    return ScreenFit(name, scale, 1 / max(off, 1e-9))
+    return ScreenFit(name, scale, 1 / max(off, 1e-9), prior)
 
 
 @dataclass(frozen=True)
@@ -97,33 +122,36 @@ class StageFit:
     """Stages, at any gap: their tails, and the threshold with which they spend their share."""
 
     risk: float
-    tails: tuple[tuple[Source, Tail], ...] = ()
+    tails: tuple[tuple[int, Tail], ...] = ()  # of rungs
     alpha: float = 1.0  # on the images the tails are of, races with this threshold are within the risk
-    screen: ScreenFit | None = None  # the first of them is this one
+    screen: ScreenFit | None = None  # before them
 
     def at(self, alpha: float) -> tuple[Screening | None, Rungs]:
         """The stages to go with a threshold. Errors are about in proportion to it; so are their shares."""
         share = RISK_SHARE * self.risk * alpha / self.alpha / max(1, len(self.tails))
-        gaps = [(m, max(0.0, tail.quantile(share))) for m, tail in self.tails]
-        rungs = tuple((m, gap) for m, gap in gaps if isinstance(m, int))
-        if self.screen is None:
-            return None, rungs
-        return Screening(self.screen.name, self.screen.scale, gaps[0][1], self.screen.weight), rungs
+        rungs = tuple((m, max(0.0, tail.quantile(share))) for m, tail in self.tails)
+        return None if self.screen is None else self.screen.at(alpha), rungs
 
 
 def fit_stages(
-    scores: Mapping[Source, Array], means: Array, chosen: Sequence[Source], prior: VariancePrior, risk: float
+    scores: Mapping[Source, Array],
+    means: Array,
+    chosen: Sequence[Source],
+    prior: VariancePrior,
+    risk: float,
+    trust: float = 1.0,
 ) -> StageFit | None:
-    """These stages, a screen first; None if one has no tail to see.
+    """These stages, a screen first; None if a rung has no tail to see.
 
-    scores : what each estimates, [I, C]. means : of K_max pulls, nats [I, C]
+    scores : what each estimates, [I, C]. means : of K_max pulls, nats [I, C]. trust : times a screen's weight
     """
     full, tails, screen = means.argmax(axis=1), [], None
     for m in sorted(chosen, key=_order):
         values = scores[m]
         if isinstance(m, str):
-            screen = fit_screen(m, values, means, prior)
-            values = screen.scale * values
+            fitted = fit_screen(m, values, means, prior)
+            screen = replace(fitted, weight=trust * fitted.weight)
+            continue
         tail = fit_tail(winners_behind(values, full)) or fit_tail(winners_margin(values, full))
         if tail is None:
             return None

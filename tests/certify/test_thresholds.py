@@ -10,6 +10,7 @@ import pytest
 from basics import write_photo
 from fitted_rules import model_rule
 from replay_data import FIELDS, full_trace, races
+from scipy.special import stdtr
 from scipy.stats import binom
 
 from anytime_cls.certify.choose import _clearly_less
@@ -23,6 +24,7 @@ from anytime_cls.certify.risk import (
     upper_bound,
 )
 from anytime_cls.certify.stages import (
+    ScreenFit,
     StageFit,
     Tail,
     candidates,
@@ -444,3 +446,18 @@ def test_a_model_that_cannot_be_written_stays_as_it_was(model, monkeypatch):
         store_calibration(read_card(model), calibration)
     assert (model / "model.json").read_bytes() == before
     assert not list(model.glob(".tmp-*")) and json.loads(before)
+
+
+@pytest.mark.parametrize("power", [0.0, 0.5, 1.5, 2.0])
+def test_a_screen_s_gap_is_the_race_s_own_test_at_no_pull(power):
+    """At the gap the tail of the moderated t, with the prior alone, is α; larger α, smaller gaps."""
+    prior = VariancePrior(2.0, power, 12.0)
+    fit = ScreenFit("table", 0.5, 3.0, prior)
+    gaps = [fit.at(alpha).gap for alpha in (1e-4, 0.01, 0.1, 0.4)]
+    assert gaps == sorted(gaps, reverse=True)
+    for alpha, gap in zip((1e-4, 0.01, 0.1, 0.4), gaps, strict=True):
+        if 0 < gap < 1e6:
+            spread = np.sqrt(prior.variance(np.array(gap)) / 3.0)
+            assert stdtr(12.0, -gap / spread) == pytest.approx(alpha, rel=1e-6)
+    if power == 2.0:  # a variance that grows as fast as the gap squared: nobody leaves, or all do
+        assert set(gaps) <= {0.0, 1e6}
