@@ -459,5 +459,3 @@ def test_a_screen_s_gap_is_the_race_s_own_test_at_no_pull(power):
         if 0 < gap < 1e6:
             spread = np.sqrt(prior.variance(np.array(gap)) / 3.0)
             assert stdtr(12.0, -gap / spread) == pytest.approx(alpha, rel=1e-6)
-    if power == 2.0:  # a variance that grows as fast as the gap squared: nobody leaves, or all do
-        assert set(gaps) <= {0.0, 1e6}
