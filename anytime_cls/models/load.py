@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from anytime_cls.files import replace_file
 from anytime_cls.models.card import (
     SCHEMA,
     WEIGHTS,
@@ -271,7 +272,5 @@ def save_model(
         write_safetensors(path / name, state)
         sha256[name] = file_sha256(path / name)
     fields = {"schema": SCHEMA, **fields, "sha256": sha256}
-    (path / "model.json").write_text(
-        json.dumps(fields, indent=1, ensure_ascii=False) + "\n", encoding="utf-8"
-    )
+    replace_file(path / "model.json", (json.dumps(fields, indent=1, ensure_ascii=False) + "\n").encode())
     return read_card(path)

@@ -28,9 +28,11 @@ from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.datasets.base import Dataset
 from anytime_cls.datasets.choose import choose
 from anytime_cls.datasets.names import train_and_test
+from anytime_cls.files import replace_file
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.load import save_model
 from anytime_cls.models.zoo import read_card
+from anytime_cls.pixels.listing import say_left_out
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import Runtime
 from anytime_cls.scorers.sigma import Transformer
@@ -67,9 +69,14 @@ def train(
     ------
     ValueError : bad data, or checkpoints in `out` that this run may not continue
     """
-    out.mkdir(parents=True, exist_ok=True)
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except (FileExistsError, NotADirectoryError):
+        raise ValueError(f"{out} is no folder, nor can be one: choose another --out") from None
     _claim(out, recipe, resume)
     training, testing = train_and_test(data)
+    if training.left_out:
+        say(say_left_out(training.left_out))
     everything = load_images(training, recipe.image_size, limit, recipe.seed)
     test = None
     if testing is not None:  # read now: a broken image must not end hours of training
@@ -78,7 +85,7 @@ def train(
     keep, held = split_holdout(everything.labels, recipe.holdout, recipe.seed)
     fitting, held_out = everything.subset(keep), everything.subset(held)
     ids = "".join(f"{sample.id}\n" for sample in held_out.dataset.samples)
-    (out / "holdout.txt").write_text(ids, encoding="utf-8")
+    replace_file(out / "holdout.txt", ids.encode())
     tokenizer = fit_tokenizer(fitting, recipe, out / "checkpoint-tokenizer.pt", device, report)
     view = views_of(tokenizer, fitting.images, recipe, device, report)
     tested = held_out if test is None else test
@@ -104,7 +111,7 @@ def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
             raise ValueError(f"{out} holds a run already: add --resume to go on, or choose another --out")
         if json.loads(marker.read_text()) != json.loads(text):
             raise ValueError(f"{out} was started with another recipe: see {marker}")
-    marker.write_text(text)
+    replace_file(marker, text.encode())
 
 
 def finish(

@@ -158,3 +158,36 @@ def test_a_models_json_behind_a_link_is_written_through(there, tmp_path, capsys)
     assert main(["calibrate", str(full), "--risk", "0.5", "--write-model", str(model), "-q"]) == 0
     assert (model / "model.json").is_symlink() and os.listdir(store) == ["model.json"]
     assert json.loads((store / "model.json").read_text())["calibrated"]
+
+
+@pytest.mark.parametrize("kind", ["fifo", "socket", "device", "link to a fifo", "file"])
+def test_a_model_is_trained_into_a_folder_only(kind, there, odd, tmp_path, capsys):
+    out = tmp_path / "out"
+    if kind == "file":
+        out.write_bytes(b"mine")
+    else:
+        odd(kind, "out")
+    before = out.lstat()
+    assert main(["train", str(there / "data"), "--out", str(out), "--device", "cpu"]) == 2
+    err = capsys.readouterr().err
+    assert err.count("\n") == 1 and f"{out} is no folder" in err
+    assert (out.lstat().st_ino, out.lstat().st_mode) == (before.st_ino, before.st_mode)
+
+
+def test_what_training_writes_goes_through_links(there, tmp_path):
+    """A model folder whose files are links into a store keeps them."""
+    from safetensors.torch import load_file
+
+    from anytime_cls.models.load import save_model
+
+    out, store = tmp_path / "out", tmp_path / "store"
+    out.mkdir()
+    store.mkdir()
+    names = ("model.json", "tokenizer.safetensors", "transformer.safetensors")
+    for name in names:
+        (out / name).symlink_to(f"../store/{name}")
+    fields = json.loads((there / "tiny" / "model.json").read_text())
+    states = [load_file(there / "tiny" / name) for name in names[:0:-1]]
+    save_model(out, fields, *states)
+    assert sorted(os.listdir(store)) == sorted(os.listdir(out)) == sorted(names)
+    assert all((out / name).is_symlink() for name in names)
