@@ -39,6 +39,8 @@ def begin(engine: Engine, job: Job) -> None:
     budget, spending = job.budget, job.spending
     if budget is None or spending is None or budget.unit == "orders" or job.race.done or job.stop:
         return
+    if budget.unit == "seconds" and job.fallback and _is_free(engine, job):
+        _screen(engine, job, len(job.screens), job.fallback)  # an answer, should the machine be stalled
     job.refill()
     length = job.next_length
     if spending.fits(len(job.pending[0][1]), length):
@@ -48,6 +50,11 @@ def begin(engine: Engine, job: Job) -> None:
     rows = spending.most_rows(length)
     if job.race.estimated and rows >= 2 and not job.stop:
         job.shortlist(max(2, rows // SHORTLIST_ORDERS))
+
+
+def _is_free(engine: Engine, job: Job) -> bool:
+    """Whether the fallback is a look-up, beside which a pass is dear."""
+    return engine.scorer.screens[job.fallback].flops(len(job.classes)) < 0.01 * engine.cost.whole
 
 
 def _screen(engine: Engine, job: Job, number: int, name: str) -> None:
