@@ -17,9 +17,10 @@ import numpy as np
 
 from anytime_cls.files import replace_file
 from anytime_cls.race.decision import STOP_NAMES
-from anytime_cls.traces.hdf5 import _clean, _plain, _read
+from anytime_cls.traces.hdf5 import _clean, _read
 from anytime_cls.traces.publish import _column, _dataset
 from anytime_cls.traces.schema import TraceError
+from anytime_cls.traces.valid import attributes, whole_column
 
 SCHEMA_CURVES = 1
 _NEEDED = ("rule", "source", "k_max", "curve", "knob", "knob_value")
@@ -153,7 +154,7 @@ def read_curves(path: str | Path) -> Curves:
         raise CurvesError(f"there are no curves at {path}")
     try:
         with h5py.File(path, "r", locking=False) as file:
-            attrs = _plain_attributes(file.attrs)
+            attrs = attributes(file)
             schema = attrs.pop("schema_curves", None)
             if schema is None:
                 kind = "a trace: `anytime-cls replay` makes curves of it" if "scores" in file else "no curves"
@@ -164,16 +165,20 @@ def read_curves(path: str | Path) -> Curves:
             runs = []
             for number in sorted(file["runs"]):
                 group = file["runs"][number]
-                columns = {name: group[name][:] for name in _COLUMNS}
+                columns = {name: whole_column(group, name, kind)[:] for name, kind in _COLUMNS.items()}
                 columns["stop"] = stop_of[columns["stop"]]
-                settings = _plain_attributes(group.attrs)
+                settings = attributes(group)
                 plan = str(settings.pop("plan", ""))
                 runs.append(CurveRun(settings, **columns, plan=plan))
             return Curves(
-                attrs, _read(file["labels"]).tolist(), _read(file["images/id"]), file["images/label"][:],
-                file["full/prediction"][:], runs,
+                attrs, _read(whole_column(file, "labels", "str")).tolist(),
+                _read(whole_column(file, "images/id", "str")),
+                whole_column(file, "images/label", "<i8")[:],
+                whole_column(file, "full/prediction", "<i8")[:], runs,
             )  # fmt: skip
-    except (KeyError, OSError, IndexError) as error:
+    except CurvesError:
+        raise
+    except Exception as error:  # on a damaged file h5py raises almost any kind
         text = " ".join(str(error).split())
         raise CurvesError(f"{path} is damaged or holds no curves ({text})") from error
 
@@ -199,10 +204,6 @@ def _attributes(values: Mapping[str, Any]) -> dict[str, Any]:
         raise CurvesError(str(error)) from error
     own = {"schema": values["schema"]} if "schema" in values else {}  # the trace's, whatever is written now
     return {k: v for k, v in cleaned.items() if k != "schema"} | own
-
-
-def _plain_attributes(attrs: Any) -> dict[str, Any]:
-    return {key: _plain(value) for key, value in attrs.items()}
 
 
 def _stop_map(path: Path, names: Sequence[str]) -> np.ndarray:

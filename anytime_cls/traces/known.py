@@ -6,16 +6,23 @@ import json
 
 from anytime_cls.race.fitted import Fitted
 from anytime_cls.traces.read import Trace
+from anytime_cls.traces.schema import TraceError
 
 
 def trace_fitted(trace: Trace) -> Fitted:
-    """What the trace's model knew of such races when it was recorded; nothing if the trace does not say."""
+    """What the trace's model knew of such races when it was recorded; nothing if the trace does not say.
+
+    Raises ValueError where what it says makes no sense."""
     tokens = int(trace.attrs["tokens"])
     text = trace.attrs.get("priors")
     if not text:
         return Fitted(tokens)
-    known = {"priors": json.loads(text), "temperature": trace.attrs.get("temperature", 1.0)}
+    try:
+        priors = json.loads(text)
+    except (ValueError, RecursionError):
+        raise TraceError(f"{trace.path}: attribute 'priors' is not JSON") from None
+    known = {"priors": priors, "temperature": trace.attrs.get("temperature", 1.0)}
     if trace.pass_tokens == tokens:
         return Fitted.read(known, tokens)
-    design = {"order_sampler": trace.attrs["order_sampler"], "prefix": trace.pass_tokens}
+    design = {"order_sampler": trace.attrs.get("order_sampler", "uniform"), "prefix": trace.pass_tokens}
     return Fitted.read({"designs": [design | known]}, tokens)

@@ -30,7 +30,17 @@ from anytime_cls.traces.schema import (
     Scores,
     TraceError,
 )
+from anytime_cls.traces.valid import (
+    attributes,
+    check_images,
+    check_provenance,
+    check_scores,
+    column,
+    offsets,
+    whole_column,
+)
 
+_MATRIX = 1 << 27  # numbers of a matrix: 1 GiB
 _BLOCK = 1 << 20  # score rows in memory at once (12 MiB)
 
 
@@ -46,29 +56,13 @@ class Trace:
         self.path, self.files = path, list(files)
         self._open: OrderedDict[int, h5py.File] = OrderedDict()
         self._columns: dict[tuple[int, str], h5py.Dataset] = {}
-        tables: list[dict[str, np.ndarray]] = []
         self.attrs: dict[str, Any] = {}
-        for number, name in enumerate(self.files):
-            file = self._file(number)
-            try:
-                schema = _plain(file.attrs["schema"])
-                if schema not in READ_VERSIONS:
-                    known = " and ".join(map(str, READ_VERSIONS))
-                    raise TraceError(f"{name} is of schema {schema}; this program reads {known}")
-                if not number:
-                    self.attrs = {key: _plain(value) for key, value in file.attrs.items()}
-                    self.labels: list[str] = _read(file["labels"]).tolist()
-                group = file["images"]
-                table = {c: _read(group[c]) for c in _IMAGE if c in group or c not in _LATER}
-                for column, nothing in _LATER.items():
-                    kind = object if isinstance(nothing, str) else type(nothing)
-                    table.setdefault(column, np.full(len(table["index"]), nothing, kind))
-                offsets = file["scores/offsets"][:]
-            except (KeyError, OSError) as error:
-                raise self._damaged(number, error) from error
-            table["_start"], table["_stop"] = offsets[:-1], offsets[1:]
-            table["_file"] = np.full(len(table["index"]), number)
-            tables.append(table)
+        self.labels: list[str] = []
+        try:
+            tables = [self._table(number) for number in range(len(self.files))]
+        except TraceError:
+            self.close()
+            raise
         table = {column: np.concatenate([part[column] for part in tables]) for column in tables[0]}
         kept: dict[str, int] = {}  # an image done twice is kept once: the first answer, else the last error
         for at, key in enumerate(table["id"]):
@@ -79,6 +73,42 @@ class Trace:
         self._start, self._stop, self._from = table.pop("_start"), table.pop("_stop"), table.pop("_file")
         self.images = table
         self.complete = bool(self.attrs.pop("complete")) and not np.any(self._from)
+
+    def _table(self, number: int) -> dict[str, np.ndarray]:
+        """The image rows of one file, and where their scores are; of the first, provenance and labels too."""
+        file = self._file(number)
+        try:
+            schema = _plain(file.attrs["schema"])
+            if schema not in READ_VERSIONS:
+                known = " and ".join(map(str, READ_VERSIONS))
+                raise TraceError(f"{self.files[number]} is of schema {schema}; this program reads {known}")
+            if not number:
+                self.attrs = attributes(file)
+                check_provenance(self.attrs)
+                self.attrs["complete"] = bool(self.attrs["complete"])
+                self.labels = _read(whole_column(file, "labels", "str")).tolist()
+            group, scores = file["images"], file["scores"]
+            count = len(column(group, "index", _IMAGE["index"]))
+            table = {
+                name: _read(whole_column(group, name, kind, count))
+                for name, kind in _IMAGE.items()
+                if name in group or name not in _LATER
+            }
+            for name, nothing in _LATER.items():
+                kind = object if isinstance(nothing, str) else type(nothing)
+                table.setdefault(name, np.full(count, nothing, kind))
+            check_images(table, len(self.labels))
+            rows = len(column(scores, "value", _ROW["value"].str))
+            for name in _COLUMNS:
+                column(scores, name, _ROW[name].str, rows)
+            ends = offsets(scores, count, rows)
+        except TraceError:
+            raise
+        except Exception as error:  # on a damaged file h5py raises almost any kind
+            raise self._damaged(number, error) from error
+        table["_start"], table["_stop"] = ends[:-1], ends[1:]
+        table["_file"] = np.full(count, number)
+        return table
 
     @classmethod
     def open(cls, path: str | Path) -> Trace:
@@ -126,6 +156,10 @@ class Trace:
         keep = scores.prefix == (self.pass_tokens if prefix is None else prefix)
         order = scores.order[keep]
         orders = (int(order.max(initial=-1)) + 1) if k_max is None else k_max
+        if orders * len(self.labels) > _MATRIX:
+            raise TraceError(
+                f"{self.path}: {orders} orders of {len(self.labels)} classes are too many to hold"
+            )
         out = np.full((orders, len(self.labels)), np.nan)
         inside = order < orders
         out[order[inside], scores.cls[keep][inside]] = scores.value[keep][inside]
@@ -144,6 +178,9 @@ class Trace:
         wanted = self.pass_tokens if prefix is None else prefix
         some = np.flatnonzero(self._stop > self._start)
         orders = k_max or (len(self.matrix(int(some[0]), None, prefix)) if len(some) else 0)
+        counts = self._stop - self._start
+        for i in np.flatnonzero((counts > 0) & (counts < orders * len(self.labels))):
+            raise self._not_full(int(i), orders, wanted)  # before any memory is asked for
         for first in range(0, len(self), batch):
             last = min(first + batch, len(self))
             stack = np.full((last - first, orders, len(self.labels)), np.nan)
@@ -153,11 +190,12 @@ class Trace:
                 stack[image[keep], rows["order"][keep], rows["cls"][keep]] = rows["value"][keep]
             for i in np.flatnonzero(np.isnan(stack).any(axis=(1, 2)) | (orders == 0)) + first:
                 if self._stop[i] > self._start[i] or not self.images["error"][i]:
-                    raise TraceError(
-                        f"{self.path}: {self.images['id'][i]} is not scored in full "
-                        f"({orders} orders x {len(self.labels)} classes at {wanted} tokens)"
-                    )
+                    raise self._not_full(int(i), orders, wanted)
             yield stack
+
+    def _not_full(self, i: int, orders: int, tokens: int) -> TraceError:
+        what = f"{orders} orders x {len(self.labels)} classes at {tokens} tokens"
+        return TraceError(f"{self.path}: {self.images['id'][i]} is not scored in full ({what})")
 
     def close(self) -> None:
         """Closes the files."""
@@ -204,7 +242,8 @@ class Trace:
                     if (number, name) not in self._columns:  # kept open: HDF5's chunk cache goes with it
                         self._columns[number, name] = file["scores"][name]
                     rows[name] = self._columns[number, name][start:stop]
-            except (KeyError, OSError) as error:
+                check_scores(rows, len(self.labels))
+            except Exception as error:
                 raise self._damaged(number, error) from error
         return rows
 

@@ -133,7 +133,7 @@ def _plan_difference(a: Any, b: Any) -> tuple[str, Any, Any]:
     """Where two plans, as canonical JSON, first differ ("plan.rule.delta"), and what stands there, here."""
     try:
         was, now = json.loads(a), json.loads(b)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, RecursionError):
         return "plan", a, b
     path = "plan"
     while isinstance(was, dict) and isinstance(now, dict):

@@ -62,18 +62,28 @@ def test_a_finished_trace_can_go_on_or_be_replaced(tmp_path):
         check(trace, [3])
 
 
-@pytest.mark.parametrize("key", [key for key in MATCH_KEYS if key not in ("schema", "labels")])
+@pytest.mark.parametrize("key", [key for key in MATCH_KEYS if key not in ("schema", "labels", "prefixes")])
 def test_resume_refuses_another_run(tmp_path, key):
     write(tmp_path / "x.h5", [0])
-    other = {"seed": 8, "delta": 0.1, "k_max": 20, "tokens": 256}.get(key, "other")
+    other = {
+        "seed": 8, "delta": 0.1, "k_max": 20, "tokens": 256, "pass_tokens": 16,
+        "latent_noise": 0.5, "temperature": 1.5,
+    }.get(key, "other")  # fmt: skip
     was = re.escape("absent" if RUN.get(key) is None else str(RUN[key]))
-    with pytest.raises(TraceError, match=f"{key} is {was} there and {other} here") as error:
+    now = re.escape(str(other))
+    with pytest.raises(TraceError, match=f"{key} is {was} there and {now} here") as error:
         TraceWriter.resume(tmp_path / "x.h5", RUN | {key: other}, LABELS)
     assert "\n" not in str(error.value)
     write(tmp_path / "y.h5", [1], RUN | {key: other})
-    with pytest.raises(TraceError, match=f"merge .*y.h5 with .*x.h5: {key} is {was} there and {other} here"):
+    with pytest.raises(TraceError, match=f"merge .*y.h5 with .*x.h5: {key} is {was} there and {now} here"):
         merge_traces([tmp_path / "x.h5", tmp_path / "y.h5"], tmp_path / "z.h5")
     assert sorted(p.name for p in tmp_path.iterdir()) == ["x.h5", "y.h5"]
+
+
+def test_resume_refuses_other_prefixes(tmp_path):
+    write(tmp_path / "x.h5", [0])
+    with pytest.raises(TraceError, match="prefixes is 2 with 32 at 1 there and 1 with 'nothing' at 1 here"):
+        TraceWriter.resume(tmp_path / "x.h5", RUN | {"prefixes": [16]}, LABELS)
 
 
 def test_a_shard_goes_on_only_as_itself_and_merges_with_others(tmp_path):
