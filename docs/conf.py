@@ -31,7 +31,8 @@ def contents(app: Sphinx, name: str, source: list[str]) -> None:
         return
     parts = re.split(r"^## (.*)$", source[0], flags=re.M)
     for title, text in zip(parts[1::2], parts[2::2], strict=True):
-        pages = "\n".join("/docs/" + link for link in re.findall(r"\]\(([^)]*\.md)\)", text))
+        links = re.findall(r"\[([^]]*)\]\(([^)]*\.md)\)", text)
+        pages = "\n".join(f"{link} </docs/{page}>" for link, page in links)
         source[0] += f"\n```{{toctree}}\n:hidden:\n:caption: {title}\n\n{pages}\n```\n"
 
 

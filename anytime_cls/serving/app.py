@@ -46,6 +46,9 @@ class _Held:
     inbox: asyncio.Queue[Event] = field(default_factory=asyncio.Queue)
     work: Work | None = None  # once the image was read
     gone: bool = True  # whether its client left before the answer
+    counts: bool = (
+        True  # among those that are held: until its race has ended, however slowly its client reads
+    )
 
 
 def make_app(
@@ -170,10 +173,21 @@ class _Service:
 
     def _end(self, held: _Held) -> None:
         """Its answer was given, or there will be none."""
-        self.held -= 1
+        self._free(held)
         self.metrics.cancelled += held.gone
         if held.work is not None:
             self.worker.drop(held.work)
+
+    def _free(self, held: _Held) -> None:
+        """Its place is another's."""
+        self.held -= held.counts
+        held.counts = False
+
+    def _arrived(self, held: _Held, event: Event) -> None:
+        """An event of its race, in the event loop's thread."""
+        held.inbox.put_nowait(event)
+        if isinstance(event, Answer | Refused):
+            self._free(held)
 
     async def _first(self, held: _Held, request: Request, plan: RacePlan, watched: bool) -> Event:
         """Read the image, queue it, and wait for the first event of its race. Raises No, or Gone."""
@@ -185,7 +199,7 @@ class _Service:
 
         def send(event: Event) -> None:
             with suppress(RuntimeError):  # the loop was closed meanwhile
-                loop.call_soon_threadsafe(held.inbox.put_nowait, event)
+                loop.call_soon_threadsafe(self._arrived, held, event)
 
         held.work = Work(body, plan, send, watched)
         self.worker.put(held.work)

@@ -28,11 +28,12 @@ class Reply:
 
 
 class Call:
-    """One request. `leave()` is a client that goes away."""
+    """One request. `leave()` is a client that goes away; one that is not `reading` takes no body."""
 
     def __init__(self, app: Any, method: str, target: str, body: bytes, headers: dict[str, str], whole: bool):
         path, _, query = target.partition("?")
-        self.reply, self.whole = Reply(), whole
+        self.reply, self.whole, self.reading = Reply(), whole, asyncio.Event()
+        self.reading.set()
         self._app, self._body, self._left = app, body, asyncio.Event()
         self._scope = {
             "type": "http", "asgi": {"version": "3.0", "spec_version": "2.3"}, "http_version": "1.1",
@@ -61,6 +62,7 @@ class Call:
                 self.reply.status = message["status"]
                 self.reply.headers = {name.decode(): value.decode() for name, value in message["headers"]}
             else:
+                await self.reading.wait()
                 self.reply.body += message.get("body", b"")
 
         await self._app(self._scope, receive, send)

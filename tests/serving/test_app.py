@@ -225,6 +225,22 @@ def test_who_leaves_ends_the_race_and_the_next_begins(classifier, photo, path):
     with_client(make_app(classifier, LONG), test)
 
 
+def test_a_client_that_does_not_read_keeps_no_place(classifier, photo):
+    async def test(client: Client) -> None:
+        slow = client.call("/race", photo.read_bytes())
+        slow.reading.clear()
+        while not slow.reply.status:
+            await asyncio.sleep(0.01)
+        await until(client, "anytime_cls_held", 0)
+        assert (await client.post("/classify", photo.read_bytes())).status == 200
+        assert not slow.task.done()
+        slow.reading.set()
+        assert (await slow.task).events()[-1][0] == "row"
+        assert (await metrics(client))["anytime_cls_held"] == 0
+
+    with_client(make_app(classifier, SURE, limit=1), test)
+
+
 def test_waiting_counts_against_a_budget_in_seconds(classifier, photo, monkeypatch):
     """The first is held back for longer than the others' budgets: they get what can be had at once."""
     gate = Gate(classifier, monkeypatch)

@@ -179,7 +179,8 @@ function add(standing) {
 const STOPS = { decided: "decided", "max-orders": "all orders used", budget: "budget spent" };
 
 function finish(row, last, shown) {
-  if (last) draw({ ...last, leader: row.label, index: row.index, probability: row.probability });
+  if (last) draw({ ...last, leader: row.label, index: row.index, probability: row.probability,
+    elapsed: row.seconds });
   $("leader").className = "done";
   $("leader").textContent = `${row.label} ${percent(row.probability)}`;
   $("how").textContent = `${STOPS[row.stop] ?? row.stop} after ${plural(row.orders, "order")}: ` +
@@ -211,5 +212,5 @@ $("again").addEventListener("click", () => take(photo));
 $("preview").addEventListener("error", () => { $("preview").hidden = true; });
 fetch("healthz").then((answer) => answer.json()).then((it) => {
   $("model").textContent = `${it.model}, ${it.classes} classes`;
-  $("budget").options[0].textContent = it.budget ? `${it.budget} (server)` : "none: until decided";
+  $("budget").options[0].textContent = it.budget ?? "none";
 });
