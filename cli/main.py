@@ -109,6 +109,7 @@ def _classify(
             "--live/--no-live", show_default=False, help="Draw the race. Default: one image, on a terminal."
         ),
     ] = None,
+    max_pixels: option.MaxPixels = None,
     quiet: option.Quiet = False,
 ) -> int:
     """Classify images: a label, how sure, and what it cost.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Annotated
 
 from typer import Option
@@ -109,3 +110,19 @@ def listed(text: str | None) -> tuple[str, ...]:
 def names(text: str | None) -> list[str] | None:
     """--classes as a list, None for all."""
     return None if text is None else [item.strip() for item in text.split(",") if item.strip()]
+
+
+def _raise_max_pixels(value: int | None) -> int | None:
+    """For this process and its workers."""
+    if value is not None:
+        os.environ["ANYTIME_CLS_MAX_PIXELS"] = str(value)
+    return value
+
+
+MaxPixels = Annotated[
+    int | None,
+    Option(
+        min=1, metavar="N", show_default=False, callback=_raise_max_pixels,
+        help="Largest 8-bit picture that is decoded (178,956,970); wider modes and slow formats have less.",
+    ),
+]  # fmt: skip

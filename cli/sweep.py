@@ -121,6 +121,7 @@ def sweep(
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
     batch_size: option.BatchSize = "auto",
+    max_pixels: option.MaxPixels = None,
     quiet: option.Quiet = False,
     json: Annotated[
         bool, Option("--json", help="One JSON object at the end, in place of the table.")

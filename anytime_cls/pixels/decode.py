@@ -19,7 +19,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-MAX_PIXELS = 178_956_970  # the largest picture decoded; above it Pillow, too, sees a decompression bomb
+from anytime_cls.pixels.limits import (
+    LimitError,
+    allow_raised,
+    check_header,
+    check_pixels,
+    check_scans,
+    read_all,
+)
+
 # The formats read. The rest stay shut: EPS would start Ghostscript on a stranger's file, TGA takes noise.
 FORMATS = ("JPEG", "MPO", "PNG", "WEBP", "GIF", "TIFF", "BMP", "DIB", "PPM", "AVIF", "JPEG2000", "HEIF")
 HEIF = find_spec("pillow_heif") is not None  # the extra [heif]
@@ -68,8 +76,11 @@ def decode(source: Source) -> Image.Image:
             return _rgb(source)
     with _opened(source) as file, _errors():
         head = file.read(256)
+        check_header(head, file)
         try:
             with Image.open(file, formats=_known()) as image:
+                check_pixels(image)
+                check_scans(image, file)
                 return _rgb(image)
         except UnidentifiedImageError:
             raise ImageError(_not_an_image(head)) from None
@@ -107,7 +118,9 @@ def _opened(source: Any) -> Iterator[IO[bytes]]:
 
 def _read(file: Any) -> IO[bytes]:
     try:
-        return io.BytesIO(file.read())
+        return io.BytesIO(read_all(file))
+    except LimitError as error:
+        raise ImageError(str(error)) from None
     except (OSError, TypeError, ValueError) as error:  # TypeError: it gave text
         raise ImageError(f"cannot be read ({_one_line(error)}): open it in binary mode ('rb')") from None
 
@@ -117,10 +130,13 @@ def _errors() -> Iterator[None]:
     """Pillow without its warnings, and with whatever it raises as an ImageError."""
     with _QUIET, warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        allow_raised()
         try:
             yield
         except ImageError:
             raise
+        except LimitError as error:
+            raise ImageError(str(error)) from None
         except (Image.DecompressionBombError, MemoryError) as error:
             raise ImageError(f"too large to decode ({_one_line(error)}): scale it down") from None
         except Exception as error:  # on a broken file Pillow's readers raise almost any kind
@@ -151,9 +167,7 @@ def _from_array(array: NDArray[Any]) -> Image.Image:
 
 def _rgb(image: Image.Image) -> Image.Image:
     """A new upright RGB image without metadata, so that decoding twice turns once."""
-    width, height = image.size
-    if not 0 < width * height <= MAX_PIXELS:
-        raise ImageError(f"{width:,} x {height:,} pixels, not 1 to {MAX_PIXELS:,} in all: scale it")
+    check_pixels(image)
     image.load()
     info = image.info
     if image.mode == "F" or image.mode.startswith("I"):

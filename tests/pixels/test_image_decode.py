@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from image_data import CORNERS, GREY, PATIENT, SIDES, noise, pixels, png, png16, refused, saved
 from PIL import Image, ImageOps
 
-from anytime_cls.pixels import decode as module
+from anytime_cls.pixels import limits
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import ImageError, decode
 
@@ -321,7 +321,7 @@ def test_between_pillows_warning_and_the_limit_there_is_no_warning(monkeypatch: 
         warnings.simplefilter("error")
         np.testing.assert_array_equal(pixels(saved(Image.fromarray(CORNERS), "PNG")), CORNERS)
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)  # a caller who lifted Pillow's limit still has ours
-    monkeypatch.setattr(module, "MAX_PIXELS", 300)
+    monkeypatch.setattr(limits, "MAX_PIXELS", 300)
     assert "300" in refused(saved(Image.fromarray(CORNERS), "PNG"))
     assert "300" in refused(CORNERS) and "300" in refused(Image.fromarray(CORNERS))
 
@@ -378,7 +378,7 @@ def test_a_damaged_file_gives_a_picture_or_an_image_error(
         place %= len(broken)
         broken[place : place + len(new)] = new
     try:
-        with patch.object(module, "MAX_PIXELS", 100_000):  # a damaged header may claim a slow gigabyte
+        with patch.object(limits, "MAX_PIXELS", 100_000):  # a damaged header may claim a slow gigabyte
             out = decode(bytes(broken))
     except ImageError as error:
         assert str(error) and "\n" not in str(error)
