@@ -7,11 +7,13 @@ from typing import TYPE_CHECKING
 
 from anytime_cls.pixels.crops import center_crop, content_key
 from anytime_cls.pixels.decode import decode
+from anytime_cls.sweeps.reading import Reader
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import TraceError
 
 if TYPE_CHECKING:
-    from anytime_cls.datasets.base import Dataset, Sample
+    from anytime_cls.datasets.base import Dataset
+    from anytime_cls.pixels.decode import Source
     from anytime_cls.traces.write import TraceWriter
 
 _NAMED = 5  # changed images that a message names; with them known, no more are looked for
@@ -41,13 +43,14 @@ def compare(
     unsure = [sample for sample in unsure if was[sample.id][0]]  # schema 1 knew no contents
     if unsure and tell is not None:
         tell(len(unsure))
-    changed = []
+    changed, read = [], Reader()
     for sample in unsure:
-        why = _change(sample, size, was[sample.id][0])
+        why = _change(read(sample)[1], size, was[sample.id][0])
         if why is not None:
             changed.append(f"{sample.path!r}{why}")
         if len(changed) == _NAMED:
             break
+    read.close()
     if changed:
         raise TraceError(
             f"cannot resume {writer.path}: images have changed since they were raced: {', '.join(changed)}"
@@ -57,10 +60,12 @@ def compare(
     writer.compared = True
 
 
-def _change(sample: Sample, size: int, content: str) -> str | None:
+def _change(source: Source | Exception, size: int, content: str) -> str | None:
     """What is to be said of an image behind its name if it is not the one with this content; else None."""
     try:
-        picture = decode(sample.load())
+        if isinstance(source, Exception):
+            raise source
+        picture = decode(source)
     except Exception as error:  # whatever a data set's reader raises
         return f" ({' '.join(str(error).split())})"
     return None if content_key(center_crop(picture, size)).hex() == content else ""
