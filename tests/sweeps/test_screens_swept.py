@@ -108,3 +108,15 @@ def test_a_shape_says_what_its_screens_cost(classifier):
         shared, each = scorer.shape.screens[name]
         for classes in (2, 5):
             assert screen.flops(classes) == pytest.approx(shared + each * classes)
+
+
+def test_where_there_is_no_table_a_gradient_makes_the_shortlist(tiny_model_dir, images, monkeypatch):
+    """As for a RandAR-L, whose table would be 16 GiB: 2.9 passes rank all, the rest is spent on the best."""
+    monkeypatch.setattr("anytime_cls.scorers.shapes.TABLE_NUMBERS", 1)
+    classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
+    path = sorted(images.rglob("*.png"))[0]
+    ranked = classifier.classify(path, RaceOptions(rule="gradient"))
+    decision = classifier.classify(path, RaceOptions(rule="fixed", budget="9passes"))
+    assert decision.shortlist == 3 and decision.orders == 2 and 8 < decision.passes <= 9
+    raced = {s.label for s in decision.ranking if s.alive}
+    assert raced == {s.label for s in ranked.ranking[:3]}
