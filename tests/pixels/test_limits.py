@@ -35,7 +35,8 @@ def said(data: bytes) -> str:
 
 @pytest.mark.parametrize(("mode", "kind", "most"), [
     ("RGBA", "PNG", 5000), ("LA", "PNG", 5000), ("I;16", "PNG", 5000), ("I", "TIFF", 2500),
-    ("F", "TIFF", 2500), ("I;16", "TIFF", 5000), ("RGB", "TIFF", 5000), ("RGB", "WEBP", 5000), ("RGB", "JPEG2000", 2500),
+    ("F", "TIFF", 2500), ("I;16", "TIFF", 5000), ("RGB", "TIFF", 5000), ("RGB", "WEBP", 5000),
+    ("RGB", "JPEG2000", 2500),
 ])  # fmt: skip
 def test_modes_and_formats_that_take_more_have_fewer_pixels(mode, kind, most):
     if kind.upper() not in Image.SAVE and not Image.init() and kind.upper() not in Image.SAVE:
