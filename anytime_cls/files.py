@@ -9,7 +9,12 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, BinaryIO
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
 
 _KINDS = (
     (stat.S_ISREG, ""), (stat.S_ISDIR, "a folder"), (stat.S_ISFIFO, "a named pipe (FIFO)"),
@@ -100,8 +105,14 @@ def replacing(path: str | Path, durable: bool = False) -> Iterator[Path]:
 
 
 def cache_folder() -> Path:
-    """Where this user's calibrations, hashes and copies are kept: XDG_CACHE_HOME, or ~/.cache."""
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    """Where this user's calibrations, hashes and copies are kept: XDG_CACHE_HOME, or ~/.cache.
+
+    Raises FileNotFoundError for a user without a home folder, which some containers have.
+    """
+    try:
+        base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    except RuntimeError:
+        raise FileNotFoundError(errno.ENOENT, "no home folder is known: set XDG_CACHE_HOME") from None
     return Path(base) / "anytime-cls"
 
 
@@ -109,6 +120,22 @@ def replace_file(path: str | Path, content: bytes | memoryview, durable: bool = 
     """Writes a file whole or not at all; OSError, naming `path`, if it cannot be."""
     with replacing(path, durable) as temporary:
         temporary.write_bytes(content)
+
+
+def lock(path: str | Path) -> IO[str]:
+    """Locks a file, made if it is not there, until it is closed or this process ends.
+
+    Raises BlockingIOError if another process has it. Where the file system has no locks, nothing is locked.
+    """
+    file = open(path, "a")  # noqa: SIM115 - handed to the caller
+    try:
+        if fcntl:  # lockf, not flock: a forked worker that outlives its run must not hold the lock
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EAGAIN):
+            file.close()
+            raise BlockingIOError from error
+    return file
 
 
 def sync(path: Path) -> None:

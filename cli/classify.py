@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import os
 import sys
 import time
 from collections import Counter, deque
@@ -17,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from . import options as option
-from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain
+from .errors import FAILED, INTERRUPTED, Refused, complain
 from .outputs import check_output
 from .show import output
 from .show.output import JsonShow, PeopleShow, Show
@@ -88,10 +86,6 @@ def run(
     except KeyboardInterrupt:
         kept = f"; the trace so far is {out.trace}.parts" if out.trace else ""
         return complain(f"interrupted: {session.done} done{kept}", INTERRUPTED)
-    except BrokenPipeError:  # the reader of our output has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE
 
 
 def check(

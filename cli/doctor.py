@@ -65,8 +65,17 @@ def look(where: torch.device) -> dict[str, Any]:
         "device": str(where),
         "dtypes": {name: runs(where, kind) for name, kind in DTYPES.items()},
         "embedded_models": embedded_names(),
-        "cache": {"file": str(cost.cache_file()), "exists": cost.cache_file().is_file()},
+        "cache": cache(),
     }
+
+
+def cache() -> dict[str, Any]:
+    """The file of what was measured; None for a user without a home folder."""
+    try:
+        file = cost.cache_file()
+        return {"file": str(file), "exists": file.is_file()}
+    except OSError as error:
+        return {"file": None, "exists": False, "error": error.strerror}
 
 
 def runs(device: torch.device, dtype: torch.dtype) -> str:
@@ -131,7 +140,7 @@ def print_report(report: Mapping[str, Any]) -> None:
         ("devices", ", ".join(report["devices"]) + f"; used: {report['device']}"),
         ("dtypes", ", ".join(f"{name} {state}" for name, state in report["dtypes"].items())),
         ("embedded", ", ".join(report["embedded_models"]) or "none"),
-        ("cache", cache["file"] + ("" if cache["exists"] else " (not written yet)")),
+        ("cache", cache.get("error") or cache["file"] + ("" if cache["exists"] else " (not written yet)")),
     ]
     if "error" in model:
         lines.append(("model", f"BROKEN: {model['error']}"))

@@ -1,12 +1,14 @@
-"""Exit codes, and the one line that goes with them. Imports nothing, so that --help is instant."""
+"""Exit codes, and the one line that goes with them. Imports nothing heavy, so that --help is instant."""
 
 from __future__ import annotations
 
 import contextlib
+import os
 import re
 import sys
 
 FAILED, USAGE, INTERRUPTED, PIPE = 1, 2, 130, 141
+_LONGEST = 300  # characters of a word, such as a path, that are shown
 
 
 class Refused(Exception):
@@ -15,10 +17,9 @@ class Refused(Exception):
 
 def complain(line: str, code: int) -> int:
     """One line on standard error; returns the exit code."""
+    words = (w if len(w) <= _LONGEST else f"{w[:_LONGEST]}..." for w in without_secrets(line).split())
     with contextlib.suppress(OSError):
-        print(
-            f"anytime-cls: {readable(without_secrets(' '.join(line.split())))}", file=sys.stderr, flush=True
-        )
+        print(f"anytime-cls: {readable(' '.join(words))}", file=sys.stderr, flush=True)
     return code
 
 
@@ -31,3 +32,17 @@ def without_secrets(text: str) -> str:
 def readable(text: str) -> str:
     """The text with everything that cannot be printed (control codes, bytes that are no UTF-8) as U+FFFD."""
     return text if text.isprintable() else "".join(c if c.isprintable() else "\ufffd" for c in text)
+
+
+def explained(error: OSError) -> str:
+    """What the system would not do, and where."""
+    reason = error.strerror or str(error) or type(error).__name__
+    if error.filename is None or isinstance(error.filename, int):
+        return reason
+    return f"{os.fsdecode(error.filename)}: {reason}"
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether there is not enough memory, as Python or PyTorch says it."""
+    text = str(error)
+    return isinstance(error, MemoryError) or "out of memory" in text or "allocate memory" in text

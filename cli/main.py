@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 import sys
 from collections.abc import Sequence
@@ -13,9 +12,10 @@ import typer
 from anytime_cls import __version__
 
 from . import options as option
+from . import streams
 from .bench import bench
 from .calibrate import calibrate
-from .errors import INTERRUPTED, USAGE, Refused, complain
+from .errors import FAILED, INTERRUPTED, PIPE, USAGE, Refused, complain, explained, out_of_memory
 from .models import app as models_app
 from .plot import plot
 from .preset import apply_preset
@@ -171,9 +171,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     _wait_politely()
+    try:
+        with streams.ready():
+            code = _run(arguments)
+            try:
+                sys.stdout.flush()
+            except OSError as error:
+                streams.silence(sys.stdout)
+                broken = isinstance(error, BrokenPipeError)
+                code = code or (PIPE if broken else complain(explained(error), FAILED))
+            return code
+    except Refused as error:
+        return complain(str(error), USAGE)
+
+
+def _run(arguments: list[str]) -> int:
+    """The exit code; what goes wrong for reasons outside of this program is said in one line."""
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
-    with contextlib.suppress(AttributeError, ValueError):
-        sys.stdout.reconfigure(errors="replace")  # type: ignore[union-attr]
     try:
         result = app(args=arguments, obj=arguments, prog_name="anytime-cls", standalone_mode=False)
         return result if isinstance(result, int) else 0
@@ -184,3 +198,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     except usage_error as error:
         text = error.format_message()  # type: ignore[attr-defined]
         return complain(f"{' '.join(text.split())} (--help shows the options)", USAGE)
+    except OSError as error:
+        return complain(explained(error), FAILED)
+    except SystemExit as error:  # click and rich leave so when the reader of our output has seen enough
+        if not isinstance(error.__context__, BrokenPipeError):
+            raise
+        streams.silence(sys.stdout)
+        return PIPE
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error):
+            raise
+        return complain("there is not enough memory: try a smaller model, image or batch", FAILED)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import FAILED, Refused, complain, readable
+from .errors import FAILED, Refused, complain, explained, readable
 
 if TYPE_CHECKING:
     from anytime_cls.models.card import ModelCard
@@ -117,8 +117,6 @@ def convert(
         done = write(source, out, name=name, n_head=heads, n_tokens=tokens, labels=found, say=say)
     except (ModelError, LabelError) as error:
         raise Refused(str(error)) from None
-    except OSError as error:
-        return complain(f"cannot write {error.filename or out}: {error.strerror or error}", FAILED)
     if isinstance(done, Checkpoint):
         print(f"{out}: {numbers(done.shape)}, {done.parameters / 1e6:.1f} M numbers")
     else:
@@ -194,8 +192,8 @@ def ls(models: Sequence[str], as_json: bool) -> int:
         try:
             card = read_card(name)
             row = describe(card) | {"default": name == DEFAULT_MODEL}
-        except ModelError as error:
-            code = complain(str(error), FAILED)
+        except (ModelError, OSError) as error:
+            code = complain(explained(error) if isinstance(error, OSError) else str(error), FAILED)
             continue
         for note in card.notes:
             say(note)

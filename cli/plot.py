@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import FAILED, Refused, complain, readable
+from .errors import Refused, complain, readable
 from .outputs import check_output
 
 if TYPE_CHECKING:
@@ -123,8 +123,6 @@ def plot(
         written = _write(out, ending, drawn, analysis, material, title, context)
     except ValueError as error:  # TraceError, CurvesError, ReplayError, StudyError: one line each
         raise Refused(str(error)) from None
-    except OSError as error:
-        return complain(f"cannot write {error.filename or out}: {error.strerror or error}", FAILED)
     finally:
         if opened is not None:
             opened.close()

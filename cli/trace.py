@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-import os
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from .errors import FAILED, PIPE, USAGE, Refused, complain, readable
+from .errors import FAILED, USAGE, Refused, complain, explained, readable
 from .outputs import check_output
 
 if TYPE_CHECKING:
@@ -44,23 +42,21 @@ def info(
     from .show.trace import describe, print_info
 
     code = shown = 0
-    try:
-        for name in files:
-            try:
-                with Trace.open(_meant(name)) as trace:
-                    found = describe(trace)
-            except TraceError as error:
-                code = complain(str(error), USAGE)
-                continue
-            if json:
-                print_json(found)
-            else:
-                print_info(found, apart=shown > 0)
-            shown += 1
-    except BrokenPipeError:  # the reader of our output has seen enough
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return PIPE
+    for name in files:
+        try:
+            with Trace.open(_meant(name)) as trace:
+                found = describe(trace)
+        except TraceError as error:
+            code = complain(str(error), USAGE)
+            continue
+        except OSError as error:
+            code = max(code, complain(explained(error), FAILED))
+            continue
+        if json:
+            print_json(found)
+        else:
+            print_info(found, apart=shown > 0)
+        shown += 1
     return code
 
 

@@ -161,7 +161,10 @@ def _local(url: str) -> tuple[str, bool]:
         return os.path.expanduser(urlsplit(url).path if scheme == "file" else url), False
     from webdataset.gopen import gopen
 
-    base = cache_folder() / "wds"
+    try:
+        base = cache_folder() / "wds"
+    except FileNotFoundError as error:
+        raise DatasetError(f"wds: {error.strerror}, or name shards on this machine") from None
     path = base / f"{hashlib.sha256(url.encode()).hexdigest()[:16]}-{_shard_name(url)}"
     if not path.exists():
         shown = f"{scheme}:...{_shard_name(url)}"

@@ -125,15 +125,15 @@ def read_cached(key: str) -> tuple[float, float] | None:
 
 def write_cached(key: str, overhead: float, slope: float) -> None:
     """Remember a calibration; a cache that cannot be written is done without."""
-    path = cache_file()
     try:
-        known = json.loads(path.read_text())
+        known = json.loads(cache_file().read_text())
     except (OSError, ValueError):
         known = {}
     if not isinstance(known, dict):
         known = {}
     known[key] = {"overhead": overhead, "slope": slope, "measured": time.strftime("%Y-%m-%dT%H:%M:%S")}
     try:
+        path = cache_file()
         path.parent.mkdir(parents=True, exist_ok=True)
         replace_file(path, json.dumps(known, indent=1).encode())
     except OSError:

@@ -9,7 +9,6 @@ what in how many attempts: it is the same file, byte for byte, if the rows are t
 
 from __future__ import annotations
 
-import errno
 import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from anytime_cls.files import destination, sync
+from anytime_cls.files import destination, lock, sync
 from anytime_cls.race.decision import SCREENED
 from anytime_cls.traces.cost import screens_of
 from anytime_cls.traces.hdf5 import (
@@ -40,11 +39,6 @@ from anytime_cls.traces.schema import (
     TraceError,
     _must_match,
 )
-
-try:
-    import fcntl
-except ImportError:  # Windows: two writers of one trace are not caught there
-    fcntl = None  # type: ignore[assignment]
 
 
 class TraceWriter:
@@ -237,7 +231,7 @@ class TraceWriter:
         try:
             self.parts.mkdir(exist_ok=True)
             sync(self.path.absolute().parent)
-            self._lock = _lock(self.parts / "lock")
+            self._lock = lock(self.parts / "lock")
             for leftover in self.parts.glob(".tmp-*"):
                 leftover.unlink(missing_ok=True)
             yield
@@ -288,16 +282,3 @@ def _image(row: ImageRow, index: int) -> dict[str, Any]:
         if not good:
             raise TraceError(f"image {row.id!r}: {name} cannot be {values[name]!r}")
     return values
-
-
-def _lock(path: Path) -> Any:
-    """Locks a file until it is closed or this process ends. Raises BlockingIOError if another has it."""
-    file = open(path, "a")  # noqa: SIM115
-    try:
-        if fcntl:  # lockf, not flock: a forked worker that outlives its run must not hold the lock
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        if error.errno in (errno.EACCES, errno.EAGAIN):
-            file.close()
-            raise BlockingIOError from error  # else: a file system without locks, go on without
-    return file
