@@ -65,18 +65,20 @@ def train(
         str, typer.Option(help="sigma (one position a token) or randar (two, as in the paper).")
     ] = "sigma",
     dim: Annotated[int, typer.Option(help="Transformer width, a multiple of 32.")] = 128,
-    layers: Annotated[int, typer.Option(help="Transformer layers.")] = 4,
-    batch_size: Annotated[int, typer.Option(help="Images a step.")] = 256,
-    limit: Annotated[int, typer.Option(help="Use only this many training images (0: all).")] = 0,
+    layers: Annotated[int, typer.Option(min=1, help="Transformer layers.")] = 4,
+    batch_size: Annotated[int, typer.Option(min=1, help="Images a step.")] = 256,
+    limit: Annotated[int, typer.Option(min=0, help="Use only this many training images (0: all).")] = 0,
     calibration_images: Annotated[
         int,
-        typer.Option(help="Held-out images scored in full for calibration; 0 leaves it to 'calibrate'."),
+        typer.Option(
+            min=0, help="Held-out images scored in full for calibration; 0 leaves it to 'calibrate'."
+        ),
     ] = 500,
     test_images: Annotated[
-        int, typer.Option(help="Test images scored in full for the reported accuracy.")
+        int, typer.Option(min=1, help="Test images scored in full for the reported accuracy.")
     ] = 1000,
     max_orders: Annotated[
-        int, typer.Option(min=2, help="Orders that those images are scored on, for every class.")
+        int, typer.Option(min=2, max=65535, help="Orders that those images are scored on, for every class.")
     ] = 32,
     license: Annotated[
         str, typer.Option(help="Licence of the weights, stated in model.json.")
@@ -118,25 +120,28 @@ def train(
         raise Refused(f"--levels must be 2 or more, and make at most 65536 codes, got {levels}")
     if abs(sum(steps for steps, _ in prefixes) - 1) > 1e-6 or not all(0 < part <= 1 for _, part in prefixes):
         raise Refused(f"--stages: parts lie between 0 and 1 and steps add up to 1, got {stages}")
-    recipe = Recipe(
-        image_size=image_size,
-        levels=code_levels,
-        prefixes=prefixes,
-        tokens=tokens,
-        codes=codes,
-        views=views,
-        contrast_epochs=contrast_epochs,
-        contrast_part=contrast_part,
-        rivals=rivals,
-        tokenizer_epochs=tokenizer_epochs,
-        layout=layout,
-        dim=dim,
-        n_layer=layers,
-        n_head=dim // 32,
-        epochs=epochs,
-        batch_size=batch_size,
-        seed=seed,
-    )
+    try:
+        recipe = Recipe(
+            image_size=image_size,
+            levels=code_levels,
+            prefixes=prefixes,
+            tokens=tokens,
+            codes=codes,
+            views=views,
+            contrast_epochs=contrast_epochs,
+            contrast_part=contrast_part,
+            rivals=rivals,
+            tokenizer_epochs=tokenizer_epochs,
+            layout=layout,
+            dim=dim,
+            n_layer=layers,
+            n_head=dim // 32,
+            epochs=epochs,
+            batch_size=batch_size,
+            seed=seed,
+        )
+    except ValueError as error:
+        raise Refused(str(error)) from None
     with Progress(
         TextColumn("{task.description:12}"),
         BarColumn(),

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import io
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 
-from anytime_cls.files import replacing
+from anytime_cls.files import replace_file
+from anytime_cls.models.pickles import unpickled
 from anytime_cls.training.recipe import Recipe, Report
 
 
@@ -54,16 +58,8 @@ def _loop(
 
     averaging: of the moving average of the weights, what a step leaves of it; the net ends as that average.
     """
-    first = 0
     mean = AveragedModel(net, multi_avg_fn=_moving_average(averaging)) if averaging else None
-    if checkpoint.exists():
-        saved = torch.load(checkpoint, map_location=device, weights_only=True)
-        net.load_state_dict(saved["net"])
-        if saved["step"] < steps:
-            optimiser.load_state_dict(saved["optimiser"])
-        if mean is not None:
-            mean.load_state_dict(saved["mean"])
-        first = saved["step"]
+    first = _resumed(checkpoint, net, optimiser, steps, mean) if checkpoint.exists() else 0
     amp = mixed_precision(device)
     smooth, saved_at, started = None, time.monotonic(), time.monotonic()
     for step in range(first, steps):
@@ -99,6 +95,41 @@ def _moving_average(kept: float) -> Callable[..., None]:
     return update
 
 
+def _resumed(
+    checkpoint: Path, net: nn.Module, optimiser: torch.optim.Optimizer, steps: int, mean: nn.Module | None
+) -> int:
+    """Takes over what a checkpoint holds; the steps that were done. Raises ValueError if it is damaged."""
+    with reading(checkpoint) as saved:
+        step = saved["step"]
+        if not isinstance(step, int) or not 0 <= step <= steps:
+            raise ValueError(f"step {step!r} of {steps}")
+        net.load_state_dict(saved["net"])
+        if step < steps:
+            optimiser.load_state_dict(saved["optimiser"])
+        if mean is not None:
+            mean.load_state_dict(saved["mean"])
+    return step
+
+
+@contextmanager
+def reading(checkpoint: Path) -> Iterator[Any]:
+    """What a checkpoint holds. Raises ValueError, naming the file, if the block cannot use it."""
+    try:
+        yield unpickled(checkpoint)
+    except Exception as error:  # what PyTorch raises for damaged files and states has many types
+        why = " ".join(str(error).split())[:200]
+        raise ValueError(
+            f"{checkpoint} is damaged ({why}): delete it, and those of later stages, and --resume trains anew"
+        ) from None
+
+
+def writing(checkpoint: Path, state: object) -> None:
+    """Whole or not at all: a run killed here keeps its last checkpoint. Raises OSError, naming the file."""
+    content = io.BytesIO()  # written through PyTorch, a full disk would be an error without a name
+    torch.save(state, content)
+    replace_file(checkpoint, content.getbuffer())
+
+
 def save_checkpoint(
     path: Path,
     net: nn.Module,
@@ -106,7 +137,6 @@ def save_checkpoint(
     step: int,
     mean: nn.Module | None = None,
 ) -> None:
-    """Write atomically: a run killed here keeps its last checkpoint."""
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
-        torch.save(state if mean is None else {**state, "mean": mean.state_dict()}, file)
+    """A stage's state after `step` steps, as `_resumed` takes it over."""
+    state = {"net": net.state_dict(), "optimiser": optimiser.state_dict(), "step": step}
+    writing(path, state if mean is None else {**state, "mean": mean.state_dict()})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -61,6 +62,28 @@ class Recipe:
     batch_size: int = 256
     holdout: float = 0.04  # share of the training images kept for calibration
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name in (
+            "dim",
+            "n_layer",
+            "n_head",
+            "views",
+            "batch_size",
+            "words",
+            "word_width",
+            "codes",
+            "rivals",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a whole number from 1, got {getattr(self, name)}")
+        for name in ("tokenizer_epochs", "epochs", "tokenizer_lr", "lr", "contrast_lr"):
+            if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
+                raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
+        if not 0 <= self.contrast_epochs < math.inf:
+            raise ValueError(f"contrast_epochs must be a number from 0, got {self.contrast_epochs}")
+        if not 0 <= self.seed < 1 << 63:
+            raise ValueError(f"seed must be a whole number from 0 to 2^63 - 1, got {self.seed}")
 
     def fsq_config(self) -> FSQConfig:
         return FSQConfig(self.image_size, self.widths, self.blocks, self.levels)
@@ -153,13 +176,20 @@ def class_names(root: Path, folders: list[str]) -> list[str]:
     return [a if count[a.casefold()] == 1 else b for a, b in zip(short, full, strict=True)]
 
 
-def split_holdout(labels: Tensor, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices kept for training and held out, stratified by class."""
+def split_holdout(data: ImageSet, share: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices kept for training and held out, stratified by class.
+
+    Raises ValueError, naming it, for a class of one image: there is none left to train on.
+    """
     rng = np.random.default_rng(seed)
-    labels_np = labels.numpy()
+    labels = data.labels.numpy()
     held = []
-    for c in np.unique(labels_np):
-        members = np.flatnonzero(labels_np == c)
-        held.append(rng.choice(members, max(1, round(share * len(members))), replace=False))
+    for c, count in zip(*np.unique(labels, return_counts=True), strict=True):
+        if count < 2:
+            raise ValueError(
+                f"{data.dataset.root}: class {data.dataset.labels[c]!r} has one image, and needs two: one to "
+                "train on and one to hold out"
+            )
+        held.append(rng.choice(np.flatnonzero(labels == c), max(1, round(share * count)), replace=False))
     held_out = np.sort(np.concatenate(held))
-    return np.setdiff1d(np.arange(len(labels_np)), held_out), held_out
+    return np.setdiff1d(np.arange(len(labels)), held_out), held_out

@@ -8,10 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anytime_cls.files import replacing
 from anytime_cls.tokenizers.fsq import FSQTokenizer
 from anytime_cls.tokenizers.manifold import ManifoldTokenizer
-from anytime_cls.training.loop import _loop, batch_at
+from anytime_cls.training.loop import _loop, batch_at, reading, writing
 from anytime_cls.training.manifold import fit_manifold
 from anytime_cls.training.nets import (
     ClassHead,
@@ -30,11 +29,11 @@ def fit_tokenizer(
         return fit_fsq(data, recipe, checkpoint, device, report)
     tokenizer = ManifoldTokenizer(recipe.manifold_config())
     if checkpoint.exists():
-        tokenizer.load_state_dict(torch.load(checkpoint, weights_only=True))
+        with reading(checkpoint) as saved:
+            tokenizer.load_state_dict(saved)
         return tokenizer.eval()
     fit_manifold(tokenizer, data.images, recipe.seed, report)
-    with replacing(checkpoint) as temporary, temporary.open("wb") as file:
-        torch.save(tokenizer.state_dict(), file)
+    writing(checkpoint, tokenizer.state_dict())
     return tokenizer.eval()
 
 

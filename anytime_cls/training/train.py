@@ -28,7 +28,6 @@ from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.datasets.base import Dataset
 from anytime_cls.datasets.choose import choose
 from anytime_cls.datasets.names import train_and_test
-from anytime_cls.files import replace_file
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.load import save_model
 from anytime_cls.models.zoo import read_card
@@ -40,6 +39,7 @@ from anytime_cls.sweeps.sweep import run_sweep, sweep_plan, sweep_provenance
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.write import TraceWriter
 from anytime_cls.training.contrast import fit_contrast
+from anytime_cls.training.folder import CHECKPOINTS, check_recipe, claim, taken
 from anytime_cls.training.recipe import Recipe, Report, TrainedTokenizer, load_images, split_holdout
 from anytime_cls.training.table import table_accuracy
 from anytime_cls.training.tokenizer import fit_tokenizer
@@ -67,51 +67,35 @@ def train(
 
     Raises
     ------
-    ValueError : bad data, or checkpoints in `out` that this run may not continue
+    ValueError : bad data; or `out` is of a run that this one may not continue, which another process trains,
+        or whose checkpoints are damaged
+    OSError : `out` cannot be written
     """
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{out} is no folder, nor can be one: choose another --out") from None
-    _claim(out, recipe, resume)
     training, testing = train_and_test(data)
-    if training.left_out:
-        say(say_left_out(training.left_out))
-    everything = load_images(training, recipe.image_size, limit, recipe.seed)
-    test = None
-    if testing is not None:  # read now: a broken image must not end hours of training
-        some = limit and max(limit // 4, 100)
-        test = load_images(testing, recipe.image_size, some, recipe.seed, everything.dataset.labels)
-    keep, held = split_holdout(everything.labels, recipe.holdout, recipe.seed)
-    fitting, held_out = everything.subset(keep), everything.subset(held)
-    ids = "".join(f"{sample.id}\n" for sample in held_out.dataset.samples)
-    replace_file(out / "holdout.txt", ids.encode())
-    tokenizer = fit_tokenizer(fitting, recipe, out / "checkpoint-tokenizer.pt", device, report)
-    view = views_of(tokenizer, fitting.images, recipe, device, report)
-    tested = held_out if test is None else test
-    kind = "held-out training images" if test is None else "test images"
-    tokens = tokens_of(tokenizer, tested.images, device)
-    alone = table_accuracy(view(0), fitting.labels, tokens, tested.labels, tokenizer.vocab_size)
-    alone["measured_on"] = kind
-    write_json(out / NAIVE_BAYES, alone)
-    say(
-        f"tokens alone (naive Bayes) are right on {alone['value']:.1%} of {alone['n']} {alone['measured_on']}"
-    )
-    model = fit_transformer(view, fitting, recipe, out / "checkpoint-transformer.pt", device, report)
-    model = fit_contrast(model, view, fitting, recipe, out / "checkpoint-contrast.pt", device, report)
-    return tokenizer, model, held_out.dataset, None if test is None else test.dataset
-
-
-def _claim(out: Path, recipe: Recipe, resume: bool) -> None:
-    """Refuse to overwrite another run; remember this one's recipe."""
-    marker = out / "recipe.json"
-    text = json.dumps(dataclasses.asdict(recipe), indent=1)
-    if marker.exists():
-        if not resume:
-            raise ValueError(f"{out} holds a run already: add --resume to go on, or choose another --out")
-        if json.loads(marker.read_text()) != json.loads(text):
-            raise ValueError(f"{out} was started with another recipe: see {marker}")
-    replace_file(marker, text.encode())
+    with taken(out):
+        check_recipe(out, recipe, resume)
+        if training.left_out:
+            say(say_left_out(training.left_out))
+        everything = load_images(training, recipe.image_size, limit, recipe.seed)
+        test = None
+        if testing is not None:  # read now: a broken image must not end hours of training
+            some = limit and max(limit // 4, 100)
+            test = load_images(testing, recipe.image_size, some, recipe.seed, everything.dataset.labels)
+        keep, held = split_holdout(everything, recipe.holdout, recipe.seed)
+        fitting, held_out = everything.subset(keep), everything.subset(held)
+        claim(out, recipe, everything, limit, held_out.dataset)
+        tokenizer = fit_tokenizer(fitting, recipe, out / CHECKPOINTS[0], device, report)
+        view = views_of(tokenizer, fitting.images, recipe, device, report)
+        tested = held_out if test is None else test
+        kind = "held-out training images" if test is None else "test images"
+        tokens = tokens_of(tokenizer, tested.images, device)
+        alone = table_accuracy(view(0), fitting.labels, tokens, tested.labels, tokenizer.vocab_size)
+        alone["measured_on"] = kind
+        write_json(out / NAIVE_BAYES, alone)
+        say(f"tokens alone (naive Bayes) are right on {alone['value']:.1%} of {alone['n']} {kind}")
+        model = fit_transformer(view, fitting, recipe, out / CHECKPOINTS[1], device, report)
+        model = fit_contrast(model, view, fitting, recipe, out / CHECKPOINTS[2], device, report)
+        return tokenizer, model, held_out.dataset, None if test is None else test.dataset
 
 
 def finish(
@@ -154,23 +138,24 @@ def finish(
         "recipe": dataclasses.asdict(recipe),
         "naive_bayes": json.loads((out / NAIVE_BAYES).read_text(encoding="utf-8")),
     }
-    stored = {key: value.half() for key, value in model.reference_state().items()}
-    device = next(model.parameters()).device
-    card = save_model(out, fields, stored, tokenizer.state_dict())
-    if not calibration_images:
-        return card
+    with taken(out):
+        stored = {key: value.half() for key, value in model.reference_state().items()}
+        device = next(model.parameters()).device
+        card = save_model(out, fields, stored, tokenizer.state_dict())
+        if not calibration_images:
+            return card
 
-    sweep = partial(_full_trace, k_max=k_max, seed=recipe.seed, device=str(device), progress=progress)
-    with sweep(card, "calibration", held_out, calibration_images) as trace:
-        store_calibration(card, fit_trace(trace))
-        card = read_card(out)
-        if test is None:
-            metrics = measure_trace(trace, card, "held-out training images")
-    if test is not None:
-        with sweep(card, "test", test, test_images) as trace:
-            metrics = measure_trace(trace, card)
-    write_json(out / "model.json", {**card.fields, "metrics": metrics})
-    return read_card(out)
+        sweep = partial(_full_trace, k_max=k_max, seed=recipe.seed, device=str(device), progress=progress)
+        with sweep(card, "calibration", held_out, calibration_images) as trace:
+            store_calibration(card, fit_trace(trace))
+            card = read_card(out)
+            if test is None:
+                metrics = measure_trace(trace, card, "held-out training images")
+        if test is not None:
+            with sweep(card, "test", test, test_images) as trace:
+                metrics = measure_trace(trace, card)
+        write_json(out / "model.json", {**card.fields, "metrics": metrics})
+        return read_card(out)
 
 
 def _full_trace(

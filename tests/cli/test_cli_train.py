@@ -66,6 +66,11 @@ def test_one_command_makes_a_model_that_classifies(colours, tmp_path, capsys):
         (("--stages", "0.5:0.5"), "add up to 1"), (("--stages", "2:1"), "between 0 and 1"),
         (("--dim", "100"), "multiple of 32"), (("--image-size", "30"), "multiple of 4"),
         (("--layout", "spiral"), "randar, sigma"), (("--tokens", "words"), "reconstruction, manifold"),
+        (("--epochs", "-1"), "epochs must be a number above 0"),
+        (("--tokenizer-epochs", "nan"), "tokenizer_epochs"), (("--layers", "0"), "--layers"),
+        (("--batch-size", "0"), "--batch-size"), (("--limit", "-1"), "--limit"),
+        (("--test-images", "0"), "--test-images"), (("--calibration-images", "-1"), "--calibration-images"),
+        (("--max-orders", "65536"), "--max-orders"), (("--seed", "-1"), "seed"),
     ],
 )  # fmt: skip
 def test_settings_that_make_no_sense_are_one_line(colours, tmp_path, capsys, args, what):

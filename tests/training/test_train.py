@@ -2,6 +2,10 @@
 
 import dataclasses
 import json
+import os
+import shutil
+import subprocess
+import sys
 from functools import partial
 
 import numpy as np
@@ -11,6 +15,7 @@ from PIL import Image
 
 from anytime_cls.certify.measure import fit_trace, measure_trace
 from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.datasets.base import Dataset
 from anytime_cls.datasets.names import open_dataset, train_and_test
 from anytime_cls.models.load import build_transformer
 from anytime_cls.models.zoo import read_card
@@ -19,7 +24,7 @@ from anytime_cls.traces.read import Trace
 from anytime_cls.training import contrast, tokenizer
 from anytime_cls.training import transformer as fitting
 from anytime_cls.training.nets import augment
-from anytime_cls.training.recipe import Recipe, class_names, load_images, split_holdout
+from anytime_cls.training.recipe import ImageSet, Recipe, class_names, load_images, split_holdout
 from anytime_cls.training.train import finish, train
 from anytime_cls.training.views import tokens_of
 
@@ -173,6 +178,110 @@ def test_tokens_without_labels_make_a_model_that_says_so(tokens, stripes, tmp_pa
     assert np.array_equal(np.stack(stored), tokens_of(fitted[0], images[:5], CPU).numpy())
 
 
+def test_other_images_are_refused_and_nothing_is_rewritten(stripes, tmp_path):
+    """Else some that were held out have been trained on, and accuracy is of images that the model knows."""
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
+    data, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(stripes, data)
+    run = partial(train, data, out, recipe, device=CPU, resume=True, report=quiet)
+    run(limit=60)
+
+    def kept():
+        return {path.name: path.read_bytes() for path in out.iterdir()}
+
+    before = kept()
+    run(limit=60)
+    assert kept().keys() == before.keys() and kept()["holdout.txt"] == before["holdout.txt"]
+    for limit in (50, 61, None):
+        with pytest.raises(ValueError, match=r"begun with 60 images \(--limit 60\), not with .*--out"):
+            run(limit=limit)
+    listed = (out / "holdout.txt").read_text().split()
+    used = data / "train" / listed[0]
+    pixels = Image.open(used).copy()
+    pixels.putpixel((3, 3), (1, 2, 3))
+    content = used.read_bytes()
+    pixels.save(used)
+    with pytest.raises(ValueError, match="other pixels under the same names"):
+        run(limit=60)
+    used.write_bytes(content)
+    used.rename(used.with_name("renamed.png"))
+    with pytest.raises(ValueError, match="other names or classes"):
+        run(limit=60)
+    used.with_name("renamed.png").rename(used)
+    (out / "data.json").unlink()  # as of a run from before it was written
+    with pytest.raises(ValueError, match=r"holdout\.txt lists other images"):
+        run(limit=50)
+    assert {**kept(), "data.json": before["data.json"]} == before
+    run(limit=60)
+    assert kept() == before
+
+
+def test_damaged_files_of_a_run_are_named(stripes, tmp_path):
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
+    run = partial(train, stripes, tmp_path, recipe, device=CPU, resume=True, report=quiet, limit=40)
+    run()
+    for name in ("checkpoint-tokenizer.pt", "checkpoint-transformer.pt", "recipe.json", "data.json"):
+        path = tmp_path / name
+        good = path.read_bytes()
+        for bad in (b"", good[: len(good) // 2], b"[1]", b"PK\3\4" + bytes(200)):
+            path.write_bytes(bad)
+            with pytest.raises(ValueError, match=f"{name} is damaged") as error:
+                run()
+            assert "\n" not in str(error.value) and path.read_bytes() == bad
+        if name.endswith(".pt"):
+            for wrong in ({"step": 1}, {"step": -1, "net": {}}, {"net": {}, "step": "1"}, [1]):
+                torch.save(wrong, path)
+                with pytest.raises(ValueError, match=f"{name} is damaged"):
+                    run()
+        path.write_bytes(good)
+    run()
+    (tmp_path / "recipe.json").unlink()
+    with pytest.raises(ValueError, match=r"checkpoint-tokenizer\.pt, but no recipe\.json"):
+        run(resume=False)
+
+
+def test_a_folder_is_trained_into_by_one_process(stripes, tmp_path):
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
+    hold = (
+        "import sys; from pathlib import Path; from anytime_cls.training.folder import taken\n"
+        "with taken(Path(sys.argv[1])):\n    print('held', flush=True); sys.stdin.read()"
+    )
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, str(tmp_path)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        env=environment,
+    ) as other:  # fmt: skip
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(ValueError, match="another training is at work there"):
+            train(stripes, tmp_path, recipe, device=CPU, report=quiet)
+        other.communicate()
+    train(stripes, tmp_path, recipe, device=CPU, report=quiet)  # let go when it ended
+
+
+def test_a_class_of_one_image_is_named(stripes, tmp_path):
+    shutil.copytree(stripes, tmp_path / "data")
+    for path in sorted((tmp_path / "data" / "train" / "green").iterdir())[1:]:
+        path.unlink()
+    with pytest.raises(ValueError, match="class 'green' has one image, and needs two"):
+        train(tmp_path / "data", tmp_path / "out", TINY, device=CPU, report=quiet)
+    shutil.rmtree(tmp_path / "data" / "test")
+    shutil.copytree(stripes / "train" / "green", tmp_path / "data" / "train" / "green", dirs_exist_ok=True)
+    recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
+    train(tmp_path / "data", tmp_path / "out", recipe, device=CPU, report=quiet)  # nothing was claimed
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"epochs": -1}, {"epochs": 0}, {"epochs": float("nan")}, {"tokenizer_epochs": float("inf")},
+        {"lr": -1e-3}, {"batch_size": 0}, {"n_layer": 0}, {"dim": 0}, {"seed": -1}, {"seed": 1 << 70},
+    ],
+)  # fmt: skip
+def test_a_recipe_that_makes_no_sense_is_refused(bad):
+    with pytest.raises(ValueError, match=next(iter(bad))):
+        dataclasses.replace(TINY, **bad)
+
+
 def test_another_run_is_not_overwritten(stripes, tmp_path):
     recipe = dataclasses.replace(TINY, tokenizer_epochs=0.1, epochs=0.1)
     train(stripes, tmp_path, recipe, device=CPU, report=quiet)
@@ -226,11 +335,13 @@ def test_classes_are_called_by_the_first_of_their_names_unless_two_share_it(tmp_
 
 def test_the_holdout_is_stratified_and_seeded():
     labels = torch.arange(3).repeat_interleave(50)
-    keep, held = split_holdout(labels, 0.1, seed=4)
+    dataset = Dataset("x", "x", ["a", "b", "c"], np.arange(3), [], "")
+    data = ImageSet(torch.zeros(150, 3, 1, 1), labels, dataset)
+    keep, held = split_holdout(data, 0.1, seed=4)
     assert [int((labels[held] == c).sum()) for c in range(3)] == [5, 5, 5]
     assert sorted(np.concatenate([keep, held]).tolist()) == list(range(150))
-    assert np.array_equal(held, split_holdout(labels, 0.1, seed=4)[1])
-    assert not np.array_equal(held, split_holdout(labels, 0.1, seed=5)[1])
+    assert np.array_equal(held, split_holdout(data, 0.1, seed=4)[1])
+    assert not np.array_equal(held, split_holdout(data, 0.1, seed=5)[1])
 
 
 def test_augmentation_shifts_and_mirrors_whole_pictures():
