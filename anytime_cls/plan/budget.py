@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import math
 import re
+from contextlib import suppress
 from dataclasses import dataclass
+from numbers import Real
 
 FORMS = "0.5s, 800ms, 2m, 200passes, 8orders or 3TFLOP"
 _UNITS = {
@@ -26,14 +28,20 @@ _UNITS = {
     "tflop": ("flops", 1e12),
     "pflop": ("flops", 1e15),
 }
+_KINDS = {kind for kind, _ in _UNITS.values()}
 
 
 @dataclass(frozen=True)
 class Budget:
-    """An amount of `seconds`, `passes`, `orders` or `flops` an image."""
+    """An amount of `seconds`, `passes`, `orders` or `flops` an image. Raises ValueError for any other."""
 
     amount: float
     unit: str
+
+    def __post_init__(self) -> None:
+        whole = self.unit not in ("passes", "orders") or self.amount % 1 == 0
+        if self.unit not in _KINDS or not 0 < self.amount < math.inf or not whole:
+            raise ValueError(f"no budget is {self.amount!r} {self.unit}: write it as {FORMS}")
 
     def __str__(self) -> str:
         if self.unit == "seconds":
@@ -41,19 +49,22 @@ class Budget:
         return f"{self.amount / 1e12:g}TFLOP" if self.unit == "flops" else f"{self.amount:g}{self.unit}"
 
 
-def parse_budget(text: str) -> Budget:
-    """Read `0.5s`, `800ms`, `2m`, `200passes`, `8orders`, `3TFLOP` (case does not matter).
+def parse_budget(given: str | float) -> Budget:
+    """Read `0.5s`, `800ms`, `2m`, `200passes`, `8orders`, `3TFLOP`, in any case; a number is seconds.
 
     Raises ValueError with one line that shows the forms.
     """
-    number = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+)\s*", text.lower())
-    if number:
-        unit = number[2]
-        unit = unit[:-1] if unit.endswith("flops") else unit
-        if unit in _UNITS:
-            kind, factor = _UNITS[unit]
-            amount = float(number[1]) * factor
-            whole = kind not in ("passes", "orders") or amount == int(amount)
-            if amount > 0 and math.isfinite(amount) and whole:
-                return Budget(amount, kind)
-    raise ValueError(f"cannot read the budget {text!r}: write it as {FORMS}")
+    with suppress(ValueError, OverflowError):
+        if isinstance(given, Real) and not isinstance(given, bool):
+            return Budget(float(given), "seconds")
+        number = (
+            re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([a-z]+)\s*", given.lower(), re.ASCII)
+            if isinstance(given, str)
+            else None
+        )
+        if number:
+            unit = number[2].removesuffix("s") if number[2].endswith("flops") else number[2]
+            if unit in _UNITS:
+                kind, factor = _UNITS[unit]
+                return Budget(float(number[1]) * factor, kind)
+    raise ValueError(f"cannot read the budget {given!r}: write it as {FORMS}")

@@ -36,7 +36,7 @@ class RaceOptions:
     rule: str | None = None  # one of registry.RULES, or "calibrated"
     delta: float | None = None  # probability of another answer than all max_orders orders would give
     max_orders: int | None = None  # K_max
-    budget: Budget | str | None = None  # an image; text such as "0.5s" is parsed
+    budget: Budget | str | float | None = None  # an image; text such as "0.5s" is parsed, a number is seconds
     classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
     seed: int = 0
     orders: str | None = None  # one of orders.SAMPLERS
@@ -89,4 +89,5 @@ class RaceOptions:
     @property
     def limit(self) -> Budget | None:
         """The budget, parsed."""
-        return parse_budget(self.budget) if isinstance(self.budget, str) else self.budget
+        given = self.budget
+        return given if given is None or isinstance(given, Budget) else parse_budget(given)

@@ -1,8 +1,12 @@
 """Budgets: what is read, what is refused, and that spending never exceeds them."""
 
 import json
+import math
 import time
+from decimal import Decimal
+from fractions import Fraction
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,6 +14,7 @@ from hypothesis import strategies as st
 from anytime_cls.engine.cost import CostModel, cache_file, read_cached, write_cached
 from anytime_cls.engine.spending import Spending
 from anytime_cls.plan.budget import Budget, parse_budget
+from anytime_cls.plan.options import RaceOptions
 
 
 @pytest.mark.parametrize(
@@ -48,6 +53,29 @@ def test_anything_else_is_refused_in_one_line_that_shows_the_forms(text):
     with pytest.raises(ValueError) as error:
         parse_budget(text)
     assert "800ms" in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("number", [0.5, 2, np.float64(0.5), np.float32(0.5), np.int64(2), Fraction(1, 2)])
+def test_a_number_is_seconds(number):
+    budget = RaceOptions(budget=number).limit
+    assert budget == Budget(float(number), "seconds") and type(budget.amount) is float
+
+
+@pytest.mark.parametrize(
+    "bad", [True, np.True_, 0, -1, -0.5, math.nan, math.inf, 10**400, [0.5], b"0.5s", Decimal("0.5"), 1j]
+)
+def test_what_is_no_amount_is_refused_with_the_forms(bad):
+    with pytest.raises(ValueError, match="800ms") as error:
+        RaceOptions(budget=bad)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("amount", "unit"), [(-1, "seconds"), (math.nan, "flops"), (2.5, "passes"), (1, "parsecs"), (0, "orders")]
+)
+def test_a_budget_that_makes_no_sense_cannot_be_made(amount, unit):
+    with pytest.raises(ValueError, match="800ms"):
+        Budget(amount, unit)
 
 
 @given(st.text(max_size=12))
