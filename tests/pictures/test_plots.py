@@ -254,3 +254,20 @@ def test_without_matplotlib_it_says_what_to_install(folder):
         [sys.executable, "-c", blocked], cwd=folder, capture_output=True, text=True, timeout=60
     )
     assert done.returncode == 2 and "pip install 'anytime-cls[plot]'" in done.stderr
+
+
+@pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg", ""])
+def test_the_backend_of_the_environment_is_of_no_account(backend, folder):
+    """Notebooks set one that other environments lack. It stays what it was for who else draws."""
+    script = (
+        "import os, sys\nfrom anytime_cls_cli.main import main\n"
+        "code = main(['plot', 'curves.h5', '-q', '--bootstrap', '0', '-o', 'backend.png'])\n"
+        "print(os.environ['MPLBACKEND'])\nsys.exit(code)"
+    )
+    environment = os.environ | {"MPLBACKEND": backend, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert (done.returncode, done.stderr, done.stdout) == (0, "", f"{backend}\n")
+    with Image.open(folder / "backend.png") as picture:
+        picture.load()
