@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import os
 import re
 import shutil
+import ssl
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +23,7 @@ from anytime_cls.models.hashes import file_sha256, remember_sha256
 
 PREFIX = "hf:"
 _SPEC = re.compile(r"hf:(?://)?([\w.-]+/[\w.-]+)(?:@([\w./-]+?))?/([^@/][^@]*)")
+_TIMEOUTS = ("HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT")
 _SAFE = re.compile(r"[\w.-]*\w[\w.-]*")  # an etag that may name a file
 
 
@@ -78,10 +82,25 @@ def cached(file: HubFile) -> Path | None:
     """Where the hub's cache holds a file; None if it does not, or huggingface_hub is missing. No network."""
     if not available():
         return None
-    from huggingface_hub import try_to_load_from_cache
+    given = {name: os.environ.pop(name) for name in _malformed()}  # else the package cannot be imported
+    try:
+        from huggingface_hub import try_to_load_from_cache
+    finally:
+        os.environ.update(given)
 
     found = try_to_load_from_cache(file.repo, file.path, revision=file.revision)
     return Path(found) if isinstance(found, str) else None
+
+
+def _malformed() -> list[str]:
+    """The variables that huggingface_hub reads as whole numbers, as it is imported, and that are none."""
+
+    def good(text: str) -> bool:
+        with suppress(ValueError):
+            return int(text) >= 0
+        return False
+
+    return [name for name in _TIMEOUTS if not good(os.environ.get(name, "0"))]
 
 
 def find(text: str) -> Path:
@@ -105,9 +124,13 @@ def pull(file: HubFile, say: Callable[[str], None] = lambda line: None) -> Path:
     without huggingface_hub.
     """
     require()
+    for name in _malformed():
+        raise HubError(f"{name} is {os.environ[name]!r}: make it a whole number of seconds, or unset it")
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.errors import OfflineModeIsEnabled
 
+    if str(constants.HF_HUB_CACHE).startswith("~"):  # else a folder of that name would be made
+        raise HubError(f"{file}: no home folder is known to keep it in: set HF_HOME")
     try:
         try:
             url = hf_hub_url(file.repo, file.path, revision=file.revision)
@@ -170,9 +193,13 @@ def _fetch(file: HubFile, metadata: Any, say: Callable[[str], None]) -> None:
                         displayed_filename=Path(file.path).name,
                     )  # fmt: skip
                 break
-            except Exception:  # some versions give up when a connection breaks
+            except Exception as error:  # some versions give up when a connection breaks
                 before, done = done, partial.stat().st_size
-                if done <= before:
+                if _status(error) == 416 and before:  # some mirrors have no ranges: begin again
+                    partial.unlink()
+                    done = 0
+                    say(f"{file}: what was fetched before cannot be gone on with, beginning again")
+                elif done <= before:
                     raise
         wrong = mismatch(partial, metadata.etag)
         if wrong:
@@ -209,12 +236,27 @@ def _check_space(folder: Path, file: HubFile, needed: int) -> None:
         )
 
 
+def _status(error: Exception) -> int | None:
+    """The HTTP status that an error is about, if it is."""
+    status: int | None = getattr(getattr(error, "response", None), "status_code", None)
+    return status
+
+
+def _certificates() -> str:
+    """Which variable names certificates that are not there, and what to do; "" if none does."""
+    for name in ("SSL_CERT_FILE", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE"):
+        place = os.environ.get(name)
+        if place and not os.access(place, os.R_OK):
+            return f"{name} is {place!r}, which cannot be read; name a file of certificates, or unset it"
+    return ""
+
+
 def _explained(file: HubFile, error: Exception) -> HubError:
     """What an error of huggingface_hub, the network or the disk means to the user."""
     from huggingface_hub import constants, errors
 
     line = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     match error:
         case errors.OfflineModeIsEnabled():
             why = "not in the cache, and HF_HUB_OFFLINE is set; pull it online once"
@@ -230,6 +272,10 @@ def _explained(file: HubFile, error: Exception) -> HubError:
             why = f"refused (HTTP {status}); set HF_TOKEN to a token that may read it"
         case _ if status is not None:
             why = f"the hub answers HTTP {status}; try again later"
+        case OSError() if error.filename is None and (certificates := _certificates()):
+            why = certificates
+        case ssl.SSLError():
+            why = f"no safe connection to {constants.ENDPOINT} ({line}); check SSL_CERT_FILE and any proxy"
         case OSError() if error.errno is not None:
             why = f"{error.filename or 'the cache'}: {error.strerror}"
         case _:

@@ -21,8 +21,8 @@ class Hub:
 
     token: what has to be sent, if any; gated: repositories that nobody may read; etags: checksums to give
     instead of the right ones; stall_after: bytes after which an answer hangs until the end; drop_after: bytes
-    after which the next answer ends too early; status: what everything answers; requests: (method, path,
-    range, authorization) of what was asked.
+    after which the next answer ends too early; status: what everything answers; no_ranges: as some mirrors,
+    416 for every range; requests: (method, path, range, authorization) of what was asked.
     """
 
     def __init__(self) -> None:
@@ -33,6 +33,7 @@ class Hub:
         self.stall_after: int | None = None
         self.drop_after: int | None = None
         self.status: int | None = None
+        self.no_ranges = False
         self.requests: list[tuple[str, str, str | None, str | None]] = []
         self.over = threading.Event()
 
@@ -84,6 +85,8 @@ class _Handler(BaseHTTPRequestHandler):
             return self.fail(404, "RevisionNotFound")
         if f"{repo}/{path}" not in hub.files:
             return self.fail(404, "EntryNotFound")
+        if hub.no_ranges and asked:
+            return self.fail(416, "")
         data = hub.files[f"{repo}/{path}"]
         etag = hub.etags.get(f"{repo}/{path}", hashlib.sha256(data).hexdigest())
         start = int(asked.removeprefix("bytes=").partition("-")[0]) if asked else 0

@@ -64,6 +64,59 @@ def test_a_download_goes_on_where_it_was(hub, tmp_path):  # noqa: F811
     assert blobs(tmp_path) == [path]
 
 
+def test_a_mirror_without_ranges_is_begun_with_again(hub, tmp_path):  # noqa: F811
+    path = pull(FILE).resolve()
+    partial = path.with_name(f"{path.name}.incomplete")
+    path.rename(partial)
+    with open(partial, "r+b") as file:
+        file.truncate(100_001)
+    hub.no_ranges = True
+    lines: list[str] = []
+    assert pull(FILE, lines.append).read_bytes() == DATA
+    assert hub.ranges() == [None, "bytes=100001-", None] and "beginning again" in lines[-1]
+    assert blobs(tmp_path) == [path]
+    hub.status = 416  # whatever is asked: no loop
+    refuse("HTTP 416")
+
+
+@pytest.mark.parametrize("name", ["HF_HUB_ETAG_TIMEOUT", "HF_HUB_DOWNLOAD_TIMEOUT"])
+@pytest.mark.parametrize("value", ["soon", ""])
+def test_a_malformed_timeout_is_named_and_needed_for_nothing_else(name, value):
+    environment = os.environ | {name: value, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run(
+        [sys.executable, "-c", "import json, sys\nfrom anytime_cls_cli.main import main\n"
+         "print(json.dumps([main(['models', 'ls', '--json']), main(['models', 'pull', 'randar-l'])]))"],
+        env=environment, capture_output=True, text=True, check=True,
+    )  # fmt: skip
+    assert done.stdout.splitlines()[-1] == "[0, 1]" and '"cifar10"' in done.stdout
+    assert name in done.stderr and "whole number of seconds" in done.stderr and done.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize("content", [None, "no certificates"])
+def test_certificates_that_are_not_there_are_not_the_caches_fault(content, hub, tmp_path):  # noqa: F811
+    place = tmp_path / "certificates.pem"
+    if content is not None:
+        place.write_text(content)
+    code = "import sys; from anytime_cls_cli.main import main; sys.exit(main(['models', 'pull', 'hf:a/b/c']))"
+    environment = os.environ | {
+        "HF_ENDPOINT": hub.url.replace("http:", "https:"), "SSL_CERT_FILE": str(place),
+        "REQUESTS_CA_BUNDLE": "",
+        "HF_HOME": str(tmp_path / "home"), "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }  # fmt: skip
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert done.returncode == 1 and done.stderr.count("\n") == 1 and "SSL_CERT_FILE" in done.stderr
+    assert "cache" not in done.stderr and (content or str(place) in done.stderr)
+
+
+def test_without_a_home_no_folder_is_made(hub, tmp_path, monkeypatch):  # noqa: F811
+    from huggingface_hub import constants
+
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", "~/.cache/huggingface/hub")
+    monkeypatch.chdir(tmp_path)
+    refuse("no home folder is known .* HF_HOME")
+    assert not (tmp_path / "~").exists()
+
+
 def test_a_connection_that_breaks_is_taken_up_again(hub):  # noqa: F811
     hub.drop_after = 100_500
     assert pull(FILE).read_bytes() == DATA
