@@ -18,7 +18,7 @@ from . import options as option
 from .errors import FAILED, INTERRUPTED, Refused, complain
 from .outputs import check_output
 from .show import output
-from .show.output import JsonShow, PeopleShow, Show
+from .show.output import About, JsonShow, PeopleShow, Show
 
 if TYPE_CHECKING:
     from anytime_cls.classifier import AnytimeClassifier
@@ -42,6 +42,7 @@ class Output:
     live: bool | None
     quiet: bool
     command: tuple[str, ...]  # the arguments as they were typed
+    abstain_below: float | None = None  # the least probability of an answer that is meant
 
 
 def run(
@@ -69,8 +70,8 @@ def run(
     except ValueError as error:
         raise Refused(str(error)) from None
     note = "\n".join(filter(None, (*card.notes, note)))
-    n_tokens = plan.tokens
-    show: Show = PeopleShow(out.top, n_tokens) if people else JsonShow(out.top)
+    about = About(plan, out.abstain_below)
+    show: Show = PeopleShow(out.top, about) if people else JsonShow(out.top, about)
     ready = time.perf_counter() - began
     from anytime_cls.classifier import estimate_image, is_long
 
@@ -102,6 +103,8 @@ def check(
     if out.live and not people:
         reason = "--json prints rows" if out.json else "standard output is not one"
         raise ValueError(f"--live draws on a terminal, and {reason}: leave one of them out")
+    if out.abstain_below is not None and not 0 <= out.abstain_below <= 1:
+        raise ValueError(f"--abstain-below is a probability, 0 to 1, not {out.abstain_below:g}")
     rows = option.batch_size(batch_size)
     if out.trace is not None:
         path = Path(out.trace)
@@ -176,7 +179,7 @@ class Session:
     ):
         self.images, self.files_from, self.out = images, files_from, out
         self.classifier, self.plan, self.show = classifier, plan, show
-        self.done = self.failed = 0
+        self.done = self.failed = self.abstained = 0
         self.passes = 0.0
         self._waiting: deque[Input] = deque()  # taken from the list of inputs, not answered yet
         self._recorder: Any = None
@@ -217,6 +220,7 @@ class Session:
             good = self.done - self.failed
             mean = f", {output.amount(round(self.passes / good, 1))} passes on average" if good else ""
             failed = f", {self.failed} failed" if self.failed else ""
+            failed += f", {self.abstained} abstained" if self.abstained else ""
             line = f"{self.done} images in {output.duration(time.perf_counter() - began)}{failed}{mean}"
             output.print_text(Console(stderr=True), Text(line, style="dim"))
         return FAILED if self.failed else 0
@@ -276,6 +280,7 @@ class Session:
             self.show.error(item.name, result.error)
         else:
             self.passes += result.passes
+            self.abstained += self.show.about.abstains(result)
             self.show.decision(item.name, result, alone)
         self._tick()
 

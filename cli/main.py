@@ -74,6 +74,14 @@ def _classify(
     rule: option.Rule = None,
     max_orders: option.MaxOrders = None,
     top: Annotated[int, Option(min=1, metavar="N", help="Classes in the ranking, best first.")] = 5,
+    abstain_below: Annotated[
+        float | None,
+        Option(
+            metavar="P",
+            show_default=False,
+            help="Mark answers of a lower probability as abstained: 'abstained' in JSON.",
+        ),
+    ] = None,
     classes: option.Classes = None,
     seed: option.Seed = 0,
     orders: option.Orders = None,
@@ -127,7 +135,7 @@ def _classify(
         "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix, "screen": screen,
         "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
-    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj))
+    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj), abstain_below)
     return classify.run(images or [], files_from, model, asked, device, batch_size, output, note, set_by_it)
 
 

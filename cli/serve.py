@@ -8,6 +8,7 @@ import socket
 import sys
 import time
 from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -16,6 +17,7 @@ from . import options as option
 from .errors import Refused, complain
 
 if TYPE_CHECKING:
+    from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision
 
 Option = typer.Option
@@ -103,15 +105,15 @@ def serve(
             introduce(classifier, plan, ready, warm)
         from anytime_cls.serving.app import make_app
 
-        app = make_app(classifier, plan, _row, queue, max_bytes, top)
+        app = make_app(classifier, plan, partial(_row, plan), queue, max_bytes, top)
         _serve(app, listening, host, quiet)
     return 0
 
 
-def _row(decision: Decision, top: int) -> dict[str, Any]:
-    from .show.output import decision_row, plain
+def _row(plan: RacePlan, decision: Decision, top: int) -> dict[str, Any]:
+    from .show.output import About, decision_row, plain
 
-    row: dict[str, Any] = plain(decision_row("-", decision, top))
+    row: dict[str, Any] = plain(decision_row("-", decision, top, About(plan)))
     return row
 
 

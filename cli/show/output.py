@@ -9,6 +9,7 @@ import re
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision
 
+SCHEMA = 1  # of rows: docs/json.schema.json
 _LONE = re.compile("[\ud800-\udfff]")
 _STOPS = {"decided": "decided", "max-orders": "all orders used", "budget": "budget spent"}
 
@@ -76,12 +78,37 @@ def named(path: str) -> dict[str, Any]:
     return row
 
 
-def decision_row(path: str, decision: Decision, top: int) -> dict[str, Any]:
-    return named(path) | decision.to_dict(top)
+@dataclass(frozen=True)
+class About:
+    """What an answer says beside its decision: which model gave it, and whether it is sure enough."""
+
+    plan: RacePlan
+    abstain_below: float | None = None  # the least probability of an answer that is meant
+
+    def abstains(self, decision: Decision) -> bool:
+        return self.abstain_below is not None and decision.probability < self.abstain_below
+
+    def row(self, decision: Decision) -> dict[str, Any]:
+        """`calibrated`, `abstained` where it was asked for, `model` and `schema`: docs/json.md."""
+        plan, asked = self.plan, self.abstain_below is not None
+        model = {
+            "name": plan.model, "method": plan.method, "sha256": plan.weights_sha256,
+            "tokenizer_sha256": plan.encoder_sha256,
+        }  # fmt: skip
+        return {
+            "calibrated": plan.fitted and decision.shortlist is None,
+            **({"abstained": self.abstains(decision)} if asked else {}),
+            "model": model,
+            "schema": SCHEMA,
+        }
+
+
+def decision_row(path: str, decision: Decision, top: int, about: About) -> dict[str, Any]:
+    return named(path) | decision.to_dict(top) | about.row(decision)
 
 
 def error_row(path: str, error: str) -> dict[str, Any]:
-    return named(path) | {"error": error}
+    return named(path) | {"error": error, "schema": SCHEMA}
 
 
 def percent(p: float) -> str:
@@ -107,7 +134,7 @@ def count(n: float, word: str) -> str:
     return f"{amount(n)} {word if n == 1 else plural}"
 
 
-def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
+def decision_line(path: str, decision: Decision, n_tokens: int, abstains: bool = False) -> Text:
     """Label, probability, K used, passes against the full cost, seconds, and why it stopped."""
     used = count(decision.orders, "order")
     if decision.pass_tokens < n_tokens:
@@ -119,6 +146,7 @@ def decision_line(path: str, decision: Decision, n_tokens: int) -> Text:
     if decision.shortlist is not None and decision.prefix != 0:
         used += f" of a shortlist of {decision.shortlist}, uncalibrated"
     line = Text(f"{readable(path)}: ")
+    line.append("abstains, the likeliest is " if abstains else "")
     line.append(readable(decision.label), "bold")
     line.append(f" {percent(decision.probability)}", "bold")
     line.append(f"  {used}, {amount(decision.passes)} of {amount(decision.full_passes)} passes, ")
@@ -165,6 +193,8 @@ def print_text(console: Console, *lines: Text) -> None:
 class Show:
     """Where answers go."""
 
+    about: About
+
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
         raise NotImplementedError
 
@@ -175,11 +205,11 @@ class Show:
 class JsonShow(Show):
     """JSON Lines on standard"""
 
-    def __init__(self, top: int):
-        self.top = top
+    def __init__(self, top: int, about: About):
+        self.top, self.about = top, about
 
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
-        print_json(decision_row(path, decision, self.top))
+        print_json(decision_row(path, decision, self.top, self.about))
 
     def error(self, path: str, error: str) -> None:
         print_json(error_row(path, error))
@@ -188,12 +218,13 @@ class JsonShow(Show):
 class PeopleShow(Show):
     """A line an image on the terminal, and the ranking if it is the only one."""
 
-    def __init__(self, top: int, n_tokens: int):
-        self.top, self.n_tokens = top, n_tokens
+    def __init__(self, top: int, about: About):
+        self.top, self.about = top, about
         self.console = Console()
 
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
-        lines = [decision_line(path, decision, self.n_tokens)]
+        abstains = self.about.abstains(decision)
+        lines = [decision_line(path, decision, self.about.plan.tokens, abstains)]
         if alone:
             lines += ranking_lines(decision, self.top)
         print_text(self.console, *lines)

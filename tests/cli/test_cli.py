@@ -24,7 +24,7 @@ from anytime_cls_cli.main import main
 
 ROW = {
     "path", "label", "index", "probability", "separation", "stop", "orders", "passes", "full_passes",
-    "prefix", "pass_tokens", "seconds", "ranking",
+    "prefix", "pass_tokens", "seconds", "ranking", "calibrated", "model", "schema",
 }  # fmt: skip
 
 
@@ -228,7 +228,7 @@ def test_failures_keep_their_place(tiny_model_dir, photo, tmp_path, capsys):
     code, rows, err = classify(capsys, tiny_model_dir, *images, "--max-orders", 2)
     assert code == 1 and [row["path"] for row in rows] == list(map(str, images))
     assert ["error" in row for row in rows] == [True, False, True, True, True, False, True]
-    assert all(set(row) == {"path", "error"} and row["error"] for row in rows if "error" in row)
+    assert all(set(row) == {"path", "error", "schema"} and row["error"] for row in rows if "error" in row)
     assert "no such file" in rows[0]["error"] and "no images in this folder" in rows[3]["error"]
     assert "7 images" in err and "5 failed" in err
 
