@@ -8,6 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -72,13 +73,13 @@ def test_a_row_is_what_classify_prints(classifier, tiny_model_dir, photo, capsys
         assert reply.status == 200 and reply.headers["content-type"] == "application/json"
         row = reply.json()
         assert list(row) == list(printed) and row["path"] == "-" and len(row["ranking"]) == 3
-        for key in ("label", "index", "stop", "orders", "passes", "full_passes"):
+        for key in ("label", "index", "stop", "orders", "passes", "full_passes", "model", "schema"):
             assert row[key] == printed[key], key
         assert row["probability"] == pytest.approx(printed["probability"], rel=1e-4)
         parts = dict(part.split(";dur=") for part in reply.headers["server-timing"].split(", "))
         assert float(parts["queue"]) >= 0 and float(parts["race"]) > 0
 
-    with_client(make_app(classifier, SURE, _row), test)
+    with_client(make_app(classifier, SURE, partial(_row, classifier.plan(SURE))), test)
 
 
 def test_a_race_is_told_update_by_update_and_ends_with_the_row(classifier, photo):
