@@ -176,7 +176,7 @@ def test_evaluations_are_counted_once(classifier, images):
     source = images / "cat" / "0.png"
     for options, expected in (
         (RaceOptions(max_orders=2, rule="fixed", prefixes=(8, 16)), 20),
-        (RaceOptions(max_orders=2, budget="4passes", prefixes=(8, 16)), 10),
+        (RaceOptions(max_orders=2, budget="4passes", prefixes=(8, 16), screen="none"), 10),
         (RaceOptions(max_orders=2, budget="15passes", rule="fixed", prefixes=(8, 16)), 10),
     ):
         assert evaluations(classifier.classify(source, options)) == expected
