@@ -25,7 +25,6 @@ from anytime_cls.models.pickles import unpickled
 from anytime_cls.models.zoo import read_card
 from anytime_cls.scorers.any_order import AnyOrder
 from anytime_cls.scorers.shapes import transformer_config
-from anytime_cls.scorers.transformer import check_state
 from anytime_cls.tokenizers.vq import LlamaGenTokenizer, MaskGITTokenizer, VQConfig
 
 if TYPE_CHECKING:
@@ -140,10 +139,10 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
         layout, shape = card.fields.get("layout", "randar"), card.fields["model"]
         if not any(key.startswith(f"layers.{shape['n_layer'] - 1}.") for key in state):
             raise ValueError(f"they have fewer than {shape['n_layer']} layers")
+        config = transformer_config(layout, shape)
+        layer = 4 * config.dim**2 + 3 * config.dim * config.hidden_dim
+        _check_claim(config.n_layer * layer + (config.vocab_size + config.n_classes) * config.dim, state)
         with _no_init():
-            with torch.device("meta"):  # shapes only: a hostile file cannot ask for memory here
-                hollow = build_transformer(layout, shape)
-            check_state(hollow.reference_state(), state)
             model = build_transformer(layout, shape)
         model.load_reference(state)
     except ModelError:
@@ -190,8 +189,9 @@ def load_tokenizer(
     match fields.get("kind"):
         case "fsq":
             shape, state = FSQConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
-            with torch.device("meta"):  # as in `load_model`
-                check_state(FSQTokenizer(shape).state_dict(), state)
+            into = (3, *shape.widths)
+            of_stages = zip(into, shape.widths, shape.blocks, strict=False)
+            _check_claim(sum(9 * w * (before + 2 * n * w) for before, w, n in of_stages), state)
             tokenizer = FSQTokenizer(shape)
             tokenizer.load_state_dict(
                 {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
@@ -199,8 +199,7 @@ def load_tokenizer(
             return tokenizer.folded()
         case "manifold":
             sizes, state = ManifoldConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
-            with torch.device("meta"):
-                check_state(ManifoldTokenizer(sizes).state_dict(), state)
+            _check_claim((sizes.words + sizes.vocab_size) * sizes.width, state)
             manifold = ManifoldTokenizer(sizes)
             manifold.load_state_dict(state)
             return manifold.eval()
@@ -244,6 +243,16 @@ def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
         raise ModelError(f"{path}: not a safetensors file ({error})") from None
     check_finite(path, state)
     return state
+
+
+def _check_claim(numbers: int, state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError for a network of more numbers than its weights have, before it asks for their memory.
+
+    (Building it on the meta device would say more, and imports torch's compiler, which takes seconds.)
+    """
+    there = sum(tensor.numel() for tensor in state.values())
+    if numbers > there:
+        raise ValueError(f"a network of {numbers:,} numbers or more, of which the file has {there:,}")
 
 
 def _no_init() -> TorchFunctionMode:

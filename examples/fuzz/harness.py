@@ -12,7 +12,7 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 
@@ -33,11 +33,18 @@ class Answer:
 
 def answer(arguments: Sequence[str], limit: float = 60) -> Answer:
     """`anytime-cls ARGUMENTS` in a child, killed after `limit` seconds."""
+    from anytime_cls_cli.main import main
+
+    return in_child(lambda: main(list(arguments)), limit)
+
+
+def in_child(work: Callable[[], int], limit: float = 60) -> Answer:
+    """work() in a child, which gives the exit code."""
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         start, before = time.monotonic(), baseline()
         pid = os.fork()
         if not pid:
-            _child(list(arguments), out.fileno(), err.fileno())
+            _child(work, out.fileno(), err.fileno())
         status, usage = _wait(pid, start + limit)
         seconds = time.monotonic() - start
         text = []
@@ -48,15 +55,13 @@ def answer(arguments: Sequence[str], limit: float = 60) -> Answer:
     return Answer(os.waitstatus_to_exitcode(status), text[0], text[1], seconds, peak)
 
 
-def _child(arguments: list[str], out: int, err: int) -> None:
+def _child(work: Callable[[], int], out: int, err: int) -> None:
     code = 70
     try:
         for given, standard in ((os.open(os.devnull, os.O_RDONLY), 0), (out, 1), (err, 2)):
             os.dup2(given, standard)
         sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
-        from anytime_cls_cli.main import main
-
-        code = main(arguments)
+        code = work()
         sys.stdout.flush()
     except BaseException:
         import traceback
