@@ -96,7 +96,9 @@ class About:
             "tokenizer_sha256": plan.encoder_sha256,
         }  # fmt: skip
         return {
-            "calibrated": plan.fitted and decision.shortlist is None,
+            "calibrated": plan.fitted
+            and decision.shortlist is None
+            and decision.prefix != 0,  # 0: a screen's
             **({"abstained": self.abstains(decision)} if asked else {}),
             "model": model,
             "schema": SCHEMA,
