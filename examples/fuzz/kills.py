@@ -75,8 +75,9 @@ def main() -> int:
         expected = contents(Path(made) / "whole.h5")
         while kills < given.count:
             path, runs = Path(made) / f"{runs}.h5", runs + 1
-            while True:
-                got = answer([*command, "-o", str(path), "--resume"], rng.uniform(0, 1.1) * whole.seconds)
+            for left in (3, 2, 1, 0):  # kills of this run; then it may end
+                limit = rng.uniform(0, 1.1) * whole.seconds if left else 600
+                got = answer([*command, "-o", str(path), "--resume"], limit)
                 if got.code != -9:
                     break
                 kills += 1
