@@ -16,6 +16,7 @@ include_patterns = [
     "docs/*.md",
     "examples/PHOTOS.md",
     "examples/figures/README.md",
+    "examples/fuzz/README.md",
     "anytime_cls/models/data/README.md",
 ]
 source_suffix = {".md": "markdown"}

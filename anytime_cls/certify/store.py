@@ -52,6 +52,8 @@ def store_calibration(
     for key in ("priors", "temperature", "calibration_images"):
         if calibration.get(key) and (replace_priors or not fields.get(key)):
             fields[key] = calibration[key]
+    if "screens" in calibration:
+        fields["screens"] = fields.get("screens", {}) | calibration["screens"]
     if "designs" in calibration:
         old = {(d["order_sampler"], d["prefix"]): d for d in fields.get("designs", ())}
         new = {(d["order_sampler"], d["prefix"]): d for d in calibration["designs"]}

@@ -125,7 +125,14 @@ def calibrate_trace(
 
     whose = ("model", "model_sha256", "tokenizer_sha256", "dataset", "order_sampler", "dtype")
     mine = {key: trace.attrs[key] for key in whose if key in trace.attrs}
-    return {"schema": 1, **mine, **first.fitted(), **{key: some for key, some in entries.items() if some}}
+    alone = first.screens()
+    return {
+        "schema": 1,
+        **mine,
+        **first.fitted(),
+        **screens,
+        **{key: some for key, some in entries.items() if some},
+    }
 
 
 def _targets(risks: Iterable[float], drops: Iterable[float], confidence: float, mean: bool) -> list[Target]:
@@ -187,6 +194,15 @@ class FirstLook:
             "alpha": rule.alpha(self.design.source.n_classes, self.design.k_max),
             "thresholds": {str(n): alpha for n, alpha in rule.thresholds},
         } | stages | self.temperature(rule)  # fmt: skip
+
+    def screens(self) -> dict[str, float]:
+        """Temperatures at which the screens' own estimates are probabilities, by name; needs labels."""
+        known = self.label >= 0
+        return {
+            m: fit_temperature(scores[known], self.label[known])
+            for m, scores in self.sources.items()
+            if isinstance(m, str) and known.any()
+        }
 
     def fitted(self) -> dict[str, Any]:
         """Priors (of single orders) and temperature: of whole orders a model's own, else of one design."""

@@ -10,7 +10,7 @@ import pytest
 from basics import write_photo
 from fitted_rules import model_rule
 from replay_data import FIELDS, full_trace, races
-from scipy.special import stdtr
+from scipy.special import softmax, stdtr
 from scipy.stats import binom
 
 from anytime_cls.certify.choose import _clearly_less
@@ -39,8 +39,9 @@ from anytime_cls.models.card import ModelError
 from anytime_cls.models.zoo import read_card
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.races import run
-from anytime_cls.race.rules import CalibratedRule
+from anytime_cls.race.rules import CalibratedRule, ScreenRule
 from anytime_cls.race.value import ValueRule
+from anytime_cls.stats.reliability import expected_calibration_error
 from anytime_cls.traces.read import Trace
 
 
@@ -223,6 +224,20 @@ def test_a_screen_is_calibrated_with_its_race(screen_trace):
     assert held["disagreement"]["errors"] == wrong[parts.held_out].sum()
     assert held["passes"] == pytest.approx(races.passes[parts.held_out].mean(), abs=0.01)
     assert held["whole_passes"] == pytest.approx(3 + races.passes[parts.held_out].mean(), abs=0.01)
+
+
+def test_a_screen_alone_has_a_temperature_of_its_own(screen_trace):
+    """So that rule `table`'s probability means something: the fitted one, in the rule that a model races."""
+    path, _, screens = screen_trace
+    with Trace.open(path) as trace:
+        result = calibrate_trace(trace, [0.05], split=0.6, stages=["table"])
+        label = trace.images["label"]
+    rule = model_rule(result, "table", 0.05, 8, 6)
+    assert rule == ScreenRule("table", result["screens"]["table"]) and 0.1 < rule.temperature < 10
+    p = softmax(screens["table"] / rule.temperature, axis=1)
+    right = p.argmax(axis=1) == label
+    off = expected_calibration_error(p.max(axis=1), right)
+    assert off < expected_calibration_error(softmax(screens["table"] / 0.2, axis=1).max(axis=1), right)
 
 
 def test_a_screen_that_was_not_recorded_is_one_line(screen_trace):
