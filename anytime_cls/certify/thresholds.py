@@ -130,7 +130,7 @@ def calibrate_trace(
         "schema": 1,
         **mine,
         **first.fitted(),
-        **screens,
+        **({"screens": alone} if alone else {}),
         **{key: some for key, some in entries.items() if some},
     }
 
