@@ -362,7 +362,7 @@ def test_a_live_run_on_less_than_an_order_is_ranked_by_its_prefix(live):
     from anytime_cls.plan.options import RaceOptions
 
     classifier, photos, folder = live
-    options = RaceOptions(rule="paired", budget="6passes")
+    options = RaceOptions(rule="paired", budget="6passes", screen="none")
     decisions = record(folder / "short.h5", classifier, photos, options)
     with Trace.open(folder / "short.h5") as trace:
         curves = live_curves(trace)
