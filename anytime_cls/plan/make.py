@@ -151,5 +151,7 @@ def _design(
             f"prefixes must be shorter than the {steps} tokens of a pass, got {options.prefixes[-1]}"
         )
     most = int(chosen["max_orders"])
+    if most % draws.block:
+        raise ValueError(f"{chosen['orders']} orders come in blocks of {draws.block}: max_orders must divide")
     distinct = None if options.views.varies else draws.distinct  # one draw seen in many views is many
     return Design(str(chosen["orders"]), steps, min(most, distinct or most), n_classes), draws.block

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from anytime_cls.draws.orders import (
+    SAMPLERS,
     block_of,
-    check_sampler,
     distinct_orders,
 )
 from anytime_cls.draws.views import ViewSampler
@@ -39,7 +39,7 @@ class RaceOptions:
     budget: Budget | str | float | None = None  # an image; text such as "0.5s" is parsed, a number is seconds
     classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
     seed: int = 0
-    orders: str | None = None  # one of orders.SAMPLERS
+    orders: str | None = None  # one of orders.SAMPLERS, or of the method's own
     prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
     aggregate: str = "mean"  # one of races.AGGREGATORS; others than mean need rule "fixed"
     prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
@@ -68,9 +68,8 @@ class RaceOptions:
         object.__setattr__(self, "prefixes", prefixes)
         object.__setattr__(self, "screens", tuple(dict.fromkeys(self.screens)))
         varies = self.views.varies  # raises for crops or noise that make no sense
-        if self.orders is None:
+        if self.orders not in SAMPLERS:  # a method's own, if it has such: its shape says
             return
-        check_sampler(self.orders)
         max_orders = self.max_orders or 32
         if max_orders % block_of(self.orders):
             raise ValueError(

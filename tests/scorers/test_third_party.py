@@ -20,6 +20,8 @@ from anytime_cls.engine.job import Job
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.load import any_order
 from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
 from anytime_cls.race.race import Race
 from anytime_cls.race.races import run
 from anytime_cls.race.registry import make_rule
@@ -186,6 +188,15 @@ def test_a_scorer_made_of_a_matrix_is_raced_as_a_replay_of_it(name, steps):
     outcome = run(rule, scores)
     assert [done[i].leader for i in range(5)] == outcome.prediction.tolist()
     assert [done[i].n for i in range(5)] == outcome.n.tolist()
+
+
+def test_orders_are_whatever_the_shape_knows():
+    """A method's own draws, by its own name; a name that none of ours is, of our models, is refused."""
+    card = ModelCard.of("made", "up", ["a", "b", "c"], 8, FakeShape(4), ["0" * 64])
+    plan = make(RaceOptions(orders="by-noise", rule="paired"), card)
+    assert plan.design.draws == "by-noise" and plan.draws == FakeShape(4).draws("by-noise", 4)
+    with pytest.raises(ValueError, match="unknown order sampler 'by-noise': choose from uniform"):
+        make(RaceOptions(orders="by-noise"), read_card("cifar10"))
 
 
 def test_a_joint_scorer_is_never_cut():
