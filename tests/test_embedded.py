@@ -32,6 +32,7 @@ def test_every_model_has_a_race_of_its_own_within_its_risk(name):
     (entry,) = [
         e for e in card.fields["calibrated"]
         if (e["risk"], e.get("prefix"), e["loss"]) == (plan.delta, plan.design.steps, "disagreement")
+        and e["k_max"] == plan.design.k_max
     ]  # fmt: skip
     assert entry["upper"] <= plan.delta and entry["model_sha256"] == card.sha256["transformer.safetensors"]
     decision = AnytimeClassifier.load(name, device="cpu").classify(PHOTOS[0])
