@@ -5,6 +5,7 @@ Token ids are argmins over a codebook: one grey level changes them, so the crop 
 
 from __future__ import annotations
 
+import ctypes
 import io
 import os
 import threading
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import cache
 from importlib.util import find_spec
+from pathlib import Path
 from typing import IO, Any, BinaryIO
 
 import numpy as np
@@ -90,11 +92,20 @@ def decode(source: Source) -> Image.Image:
 def _known() -> list[str]:
     """The formats that can be read here: not every build of Pillow has all."""
     Image.init()
+    _quiet_libtiff()
     if HEIF:
         from pillow_heif import register_heif_opener  # type: ignore[import-not-found, unused-ignore]
 
         register_heif_opener()
     return [name for name in FORMATS if name in Image.OPEN]
+
+
+def _quiet_libtiff() -> None:
+    """Keeps libtiff, the copy that comes with Pillow, from printing its own lines on standard error."""
+    package = Path(Image.__file__).parent
+    for library in (*package.parent.glob("pillow.libs/libtiff*"), *package.glob(".dylibs/libtiff*")):
+        with suppress(OSError, AttributeError):
+            ctypes.CDLL(str(library)).TIFFSetErrorHandler(None)
 
 
 @contextmanager

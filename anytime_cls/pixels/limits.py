@@ -18,7 +18,15 @@ HEADER = 1 << 16  # bytes of a PPM's header, which is read byte by byte
 SCANS = 20  # of a JPEG; progressive ones have about 10. More are decoded while they take no longer than
 MANY_SCANS = 100  # three of the largest pictures, and never more than these
 _BYTES = 8  # a pixel of an RGB picture: decoded, and once more as it is handed on
-_MODES = {"I": 32, "F": 32, "RGBA": 16, "LA": 16, "PA": 16, "La": 16, "RGBa": 16}  # as measured, rounded up
+_MODES = {
+    "I": 32,
+    "F": 32,
+    "RGBA": 16,
+    "LA": 16,
+    "PA": 16,
+    "La": 16,
+    "RGBa": 16,
+}  # docs/reliability.md has what was measured
 _FORMATS = {"WEBP": 16, "TIFF": 16, "AVIF": 24, "HEIF": 24, "JPEG2000": 32}
 _SLOW = 180 * _BYTES  # a PPM that Pillow decodes in Python: seconds for a million pixels
 

@@ -9,6 +9,7 @@ import argparse
 import random
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +50,7 @@ def main() -> int:
     options.add_argument("--count", type=int, default=20, help="kills")
     options.add_argument("--seed", type=int, default=0)
     options.add_argument("--each", type=int, default=10, help="images a class")
+    options.add_argument("--workers", type=int, default=1, help="processes of a sweep; its parent is killed")
     given = options.parse_args()
     import torch
 
@@ -58,29 +60,22 @@ def main() -> int:
     rng, tally, kills, runs = random.Random(given.seed), Tally(seconds=600), 0, 0
     with tempfile.TemporaryDirectory() as made:
         data = folder_of_images(Path(made) / "data", given.each)
-        command = [
-            "sweep",
-            str(data),
-            "--rule",
-            "fixed",
-            "--max-orders",
-            "4",
-            "--device",
-            "cpu",
-            "-q",
-            "--json",
-        ]
+        command = ["sweep", str(data), "--rule", "fixed", "--max-orders", "4", "--device", "cpu", "-q",
+                   "--json", "--workers", str(given.workers)]  # fmt: skip
+        start = time.monotonic()
         whole = answer([*command, "-o", f"{made}/whole.h5"], 600)
+        lasted = time.monotonic() - start
         tally.add("undisturbed", whole, lines=0)
         expected = contents(Path(made) / "whole.h5")
         while kills < given.count:
             path, runs = Path(made) / f"{runs}.h5", runs + 1
             for left in (3, 2, 1, 0):  # kills of this run; then it may end
-                limit = rng.uniform(0, 1.1) * whole.seconds if left else 600
+                limit = rng.uniform(0, 1.1) * lasted if left else 600
                 got = answer([*command, "-o", str(path), "--resume"], limit)
                 if got.code != -9:
                     break
                 kills += 1
+            print(f"{path.name}: {kills} kills by now", flush=True)
             wrong = "" if got.code == 0 and contents(path) == expected else "another trace"
             wrong = wrong or ("something is left" if list(path.parent.glob(f"{path.name}?*")) else "")
             tally.add(f"run {runs} after {kills} kills", got, lines=0, fault=wrong)

@@ -330,6 +330,11 @@ def test_an_image_without_pixels_is_refused() -> None:
     assert "0 x 5" in refused(Image.new("RGB", (0, 5)))
 
 
+def test_a_damaged_tiff_prints_nothing_of_its_own(capfd: pytest.CaptureFixture[str]) -> None:
+    whole = saved(Image.new("RGB", (64, 64), "red"), "TIFF", compression="tiff_lzw")
+    assert "broken" in refused(whole[:8] + b"\xfb" * 32 + whole[40:]) and not capfd.readouterr().err
+
+
 def test_no_handle_is_left_open_and_no_warning_escapes(tmp_path: Path) -> None:
     good = tmp_path / "good.tif"
     good.write_bytes(saved(Image.fromarray(CORNERS), "TIFF"))
