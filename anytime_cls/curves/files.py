@@ -87,5 +87,5 @@ def _is_curves(path: str) -> bool:
     try:
         with h5py.File(path, "r", locking=False) as file:
             return "schema_curves" in file.attrs
-    except OSError:  # no such file, an unfinished trace, or no HDF5: Trace.open says which
+    except (OSError, RuntimeError):  # RuntimeError: h5py, of damaged attributes
         return False
