@@ -111,7 +111,7 @@ def calibrate(
     if recommend is not None and (write_model is None or recommend not in risks):
         raise Refused("--recommend takes one of the --risk values, and a model to write: --write-model")
     if out is not None:
-        check_output("--out", Path(out), overwrite)
+        check_output("--out", Path(out), overwrite, traces)
         if len(traces) > 1:
             raise Refused("--out holds the calibration of one trace: give one, or --write-model")
 

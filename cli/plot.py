@@ -92,7 +92,8 @@ def plot(
                 f"a file ending in {', '.join('.' + k for k in known)}" if name == "-o" else ", ".join(known)
             )
             raise Refused(f"{name} takes {what}; got {str(out) if name == '-o' else value!r}")
-    check_output("-o", out, overwrite=True)
+    check_output("-o", out, True, files)
+    check_output("-o", out.with_suffix(".csv"), True, files)
     if importlib.util.find_spec("matplotlib") is None:
         raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
     from anytime_cls.curves.analysis import analyse

@@ -120,7 +120,7 @@ def replay(
     if model is not None and priors_from is not None:
         raise Refused("--model and --priors-from both say whose priors to use: leave one out")
     if out is not None:
-        check_output("-o", Path(out), overwrite)
+        check_output("-o", Path(out), overwrite, [trace, *([priors_from] if priors_from else [])])
 
     from anytime_cls.curves.file import CurvesError, write_curves
     from anytime_cls.curves.full import full_curves

@@ -91,9 +91,7 @@ def merge(
     from .show.trace import images_to_do
 
     paths = [_meant(name) for name in files]
-    if any(path.resolve() == out.resolve() for path in paths):
-        raise Refused(f"{out} is one of the traces to merge: name another file with -o")
-    check_output("-o", out, overwrite)
+    check_output("-o", out, overwrite, paths)
     try:
         _check_images(paths)
         merge_traces(paths, out, overwrite, allow_unfinished)
@@ -136,7 +134,7 @@ def export(
     kind = out.suffix.lower()
     if kind not in (".csv", ".parquet"):
         raise Refused(f"{out}: name OUT.csv or OUT.parquet with -o; its end says what to write")
-    check_output("-o", out, overwrite)
+    check_output("-o", out, overwrite, [file])
     try:
         with Trace.open(_meant(file)) as trace, _whole(out) as temporary:
             what = f"{len(trace):,} images"

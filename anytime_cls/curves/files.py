@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,6 +85,8 @@ def same_run(a: dict[str, Any], b: dict[str, Any]) -> bool:
 
 
 def _is_curves(path: str) -> bool:
+    if not os.path.isfile(path):  # HDF5 would wait for a FIFO's writer
+        return False
     try:
         with h5py.File(path, "r", locking=False) as file:
             return "schema_curves" in file.attrs

@@ -177,13 +177,17 @@ def read_label_file(path: str | Path) -> dict[str, str] | list[str]:
     """Which class each folder is: {folder: name}, or the names alone, in the folders' order.
 
     By content and extension: JSON (an object of folder: name, or a list of names), lines of
-    folder<TAB>name, a .csv of folder,name, or one name a line. Blank lines and # comments are skipped, and so
-    is a first row "folder, name" or the like. Raises LabelError.
+    folder<TAB>name, a .csv of folder,name, or one name a line. Blank lines and # comments are skipped (not
+    `#cat<TAB>name`: a folder may be called so), and so is a first row "folder, name" or the like.
+    Raises LabelError.
     """
     path = Path(path)
     text = read_text(path)
-    lines = [line for line in text.splitlines() if line.strip() and not line.startswith("#")]
     suffix = path.suffix.lower()
+    folder = re.compile(
+        r"#\S[^,]*,\s*\S" if suffix == ".csv" else r"#\S[^\t]*\t\s*\S"
+    )  # its name begins with #
+    lines = [s for s in text.splitlines() if s.strip() and (s[0] != "#" or folder.match(s))]
     if suffix == ".json":
         return _from_json(path, text)
     if suffix != ".csv" and not any("\t" in line for line in lines):

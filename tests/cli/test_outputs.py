@@ -191,3 +191,31 @@ def test_what_training_writes_goes_through_links(there, tmp_path):
     save_model(out, fields, *states)
     assert sorted(os.listdir(store)) == sorted(os.listdir(out)) == sorted(names)
     assert all((out / name).is_symlink() for name in names)
+
+
+def test_a_file_that_is_read_is_not_written_over(there, tmp_path, capsys):
+    """Nor through a link, nor with --overwrite: the scores would be gone."""
+    full, link = tmp_path / "full.csv", tmp_path / "link.csv"
+    shutil.copy(there / "full.h5", full)
+    link.symlink_to("full.csv")
+    before = full.read_bytes()
+    for out in (full, link):
+        for args in (["replay", str(full), "-o"], ["calibrate", str(full), "--out"],
+                     ["trace", "merge", str(full), "-o"], ["trace", "export", str(full), "-o"]):  # fmt: skip
+            assert main([*args, str(out), "--overwrite"]) == 2
+            assert "is a file that is read here" in capsys.readouterr().err
+    assert main(["plot", str(full), "-o", str(tmp_path / "full.png")]) == 2  # its numbers go to full.csv
+    assert "is a file that is read here" in capsys.readouterr().err
+    assert full.read_bytes() == before
+
+
+def test_links_in_a_circle_and_pipes_are_no_traces(there, tmp_path, capsys):
+    (tmp_path / "a.h5").symlink_to("b.h5")
+    (tmp_path / "b.h5").symlink_to("a.h5")
+    os.mkfifo(tmp_path / "pipe.h5")
+    full, new = str(there / "full.h5"), str(tmp_path / "new")
+    for args in (["trace", "merge", full, "-o", str(tmp_path / "a.h5")],
+                 ["trace", "merge", str(tmp_path / "a.h5"), "-o", f"{new}.h5"],
+                 ["plot", str(tmp_path / "pipe.h5"), "-o", f"{new}.svg"]):  # fmt: skip
+        assert main(args) == 2
+        assert capsys.readouterr().err.count("\n") == 1

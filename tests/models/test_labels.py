@@ -188,3 +188,12 @@ def test_a_cards_synsets_are_checked_when_it_is_read(tiny_model_dir, tmp_path):
 
 def test_a_model_of_few_classes_keeps_its_own_names():
     assert ZOO.class_ids(["Red_Fox", "cat"]).tolist() == [2, 0]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("names.txt", "# folder\tname\n#cat\tcat\ndog\tdog\n"), ("names.csv", "# a, b\n#cat,cat\ndog,dog\n")],
+)
+def test_a_folder_called_like_a_comment_has_a_name(tmp_path, name, text):
+    (tmp_path / name).write_text(text)
+    assert read_label_file(tmp_path / name) == {"#cat": "cat", "dog": "dog"}
