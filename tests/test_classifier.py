@@ -200,7 +200,7 @@ def test_every_order_sampler_runs(classifier, orders):
     [
         ({"budget": "soon"}, "budget"), ({"max_orders": 0}, "max_orders"),
         ({"max_orders": 1 << 20}, "65535"), ({"aggregate": "median"}, "median"),
-        ({"aggregate": "softmax"}, "fixed"), ({"orders": "spiral"}, "spiral"),
+        ({"aggregate": "softmax"}, "fixed"),
         ({"orders": "antithetic", "max_orders": 5}, "blocks of 2"),
         ({"orders": "raster"}, "one order only"), ({"prefixes": (8, 4)}, "rise"),
         ({"prefixes": (0, 4)}, "from 1"), ({"prefixes": (4, 4)}, "rise"), ({"prefixes": (2.5,)}, "whole"),
