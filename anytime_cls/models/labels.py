@@ -184,10 +184,10 @@ def read_label_file(path: str | Path) -> dict[str, str] | list[str]:
     path = Path(path)
     text = read_text(path)
     suffix = path.suffix.lower()
-    folder = re.compile(
+    begins = re.compile(
         r"#\S[^,]*,\s*\S" if suffix == ".csv" else r"#\S[^\t]*\t\s*\S"
     )  # its name begins with #
-    lines = [s for s in text.splitlines() if s.strip() and (s[0] != "#" or folder.match(s))]
+    lines = [s for s in text.splitlines() if s.strip() and (s[0] != "#" or begins.match(s))]
     if suffix == ".json":
         return _from_json(path, text)
     if suffix != ".csv" and not any("\t" in line for line in lines):

@@ -96,7 +96,7 @@ def test_replay_refuses_what_makes_no_sense(full, tmp_path, capsys):
         (("--prefix", "8"), "has no prefix of 8 tokens (it has none)"),
         (("-o", tmp_path), "is a folder"),
         (("-o", tmp_path / "none" / "c.h5"), "is not a folder: -o writes into an existing one"),
-        (("-o", full), "exists already"),
+        (("-o", full), "is a file that is read"),
     ):
         assert said in refused(capsys, "replay", full, *arguments)
     assert "there is no trace" in refused(capsys, "replay", tmp_path / "none.h5")
@@ -157,7 +157,7 @@ def test_calibrate_refuses_what_makes_no_sense(full, tmp_path, capsys):
         (("--risk", "0"), "must lie between 0 and 1"),
         (("--split", "2"), "the split must lie between 0 and 1"),
         (("--priors",), "name it with --write-model"),
-        (("--out", full), "exists already"),
+        (("--out", full), "is a file that is read"),
         (("--write-model", "nowhere"), "no model 'nowhere'"),
     ):
         assert said in refused(capsys, "calibrate", full, *arguments)

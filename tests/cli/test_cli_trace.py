@@ -237,7 +237,7 @@ def test_merge_and_unfinished_shards(capsys):
 
 def test_merge_refuses_nonsense(capsys):
     names = shards()
-    assert "s0.h5 is one of the traces" in refused(capsys, "merge", *names, "-o", "s0.h5", "--overwrite")
+    assert "s0.h5 is a file that is read" in refused(capsys, "merge", *names, "-o", "s0.h5", "--overwrite")
     assert "none is not a folder" in refused(capsys, "merge", *names, "-o", "none/run.h5")
     assert "is a folder" in refused(capsys, "merge", *names, "-o", ".")
     assert "no trace at gone.h5" in refused(capsys, "merge", *names, "gone.h5", "-o", "run.h5")
