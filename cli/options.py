@@ -86,7 +86,7 @@ LatentNoise = Annotated[
     float,
     Option(metavar="T", help="Noise in the tokenizer's latents, 0 to 1, drawn anew for every order."),
 ]
-Seed = Annotated[int, Option(metavar="N", help="Decides the random orders.")]
+Seed = Annotated[int, Option(metavar="N", min=0, help="Decides the random orders.")]
 Device = Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
 Dtype = Annotated[str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")]
 BatchSize = Annotated[str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")]
