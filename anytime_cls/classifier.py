@@ -20,6 +20,7 @@ from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.estimate import LONG, Estimate, estimate
 from anytime_cls.engine.job import Job
+from anytime_cls.engine.passes import FREE
 from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
 from anytime_cls.models.zoo import read_card
 from anytime_cls.pixels.decode import ImageError, Source, decode
@@ -79,12 +80,13 @@ class AnytimeClassifier:
         return time.perf_counter() - began
 
     def prepare(self, plan: RacePlan) -> None:
-        """Let a plan's screens make what they make once (a table): no image should pay for it."""
-        for name in (*plan.screens, plan.fallback):
-            if name and name not in self._prepared:
-                every = np.array(plan.class_ids)
-                self.scorer.screens[name].estimate([self._grey()], plan.seed, [b""], every)
-                self._prepared.add(name)
+        """Let a plan's screens that are a look-up make their table: no image should pay for it."""
+        every = np.array(plan.class_ids)
+        for name in {*plan.screens, plan.fallback} - {""} - self._prepared:
+            screen = self.scorer.screens[name]
+            if screen.flops(len(every)) < FREE * self.engine.cost.whole:
+                screen.estimate([self._grey()], plan.seed, [b""], every)
+            self._prepared.add(name)
 
     def plan(self, options: RaceOptions | RacePlan | None = None) -> RacePlan:
         """What these options come to with this model; a plan is taken as it is. Raises ValueError."""

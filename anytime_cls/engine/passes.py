@@ -13,6 +13,7 @@ from anytime_cls.race.race import advance
 if TYPE_CHECKING:
     from anytime_cls.engine.engine import Engine
 
+FREE = 0.01  # whole passes: a screen that takes less is a look-up, beside which a pass is dear
 SHORTLIST_ORDERS = 2  # that a budget should allow of the classes it is spent on
 Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
 
@@ -53,8 +54,8 @@ def begin(engine: Engine, job: Job) -> None:
 
 
 def _is_free(engine: Engine, job: Job) -> bool:
-    """Whether the fallback is a look-up, beside which a pass is dear."""
-    return engine.scorer.screens[job.fallback].flops(len(job.classes)) < 0.01 * engine.cost.whole
+    """Whether the fallback is a look-up."""
+    return engine.scorer.screens[job.fallback].flops(len(job.classes)) < FREE * engine.cost.whole
 
 
 def _screen(engine: Engine, job: Job, number: int, name: str) -> None:

@@ -116,7 +116,11 @@ def test_where_there_is_no_table_a_gradient_makes_the_shortlist(tiny_model_dir, 
     classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
     path = sorted(images.rglob("*.png"))[0]
     ranked = classifier.classify(path, RaceOptions(rule="gradient"))
+    screen, asked = classifier.scorer.screens["gradient"], []
+    again = type(screen).estimate
+    monkeypatch.setattr(type(screen), "estimate", lambda self, *args: asked.append(1) or again(self, *args))
     decision = classifier.classify(path, RaceOptions(rule="fixed", budget="9passes"))
+    assert asked == [1]  # of this image; nothing is to be prepared
     assert decision.shortlist == 3 and decision.orders == 2 and 8 < decision.passes <= 9
     raced = {s.label for s in decision.ranking if s.alive}
     assert raced == {s.label for s in ranked.ranking[:3]}
