@@ -20,7 +20,6 @@ from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.estimate import LONG, Estimate, estimate
 from anytime_cls.engine.job import Job
-from anytime_cls.engine.passes import FREE
 from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
 from anytime_cls.models.zoo import read_card
 from anytime_cls.pixels.decode import ImageError, Source, decode
@@ -83,9 +82,8 @@ class AnytimeClassifier:
         """Let a plan's screens that are a look-up make their table: no image should pay for it."""
         every = np.array(plan.class_ids)
         for name in {*plan.screens, plan.fallback} - {""} - self._prepared:
-            screen = self.scorer.screens[name]
-            if screen.flops(len(every)) < FREE * self.engine.cost.whole:
-                screen.estimate([self._grey()], plan.seed, [b""], every)
+            if self.engine.is_lookup(name, len(every)):
+                self.scorer.screens[name].estimate([self._grey()], plan.seed, [b""], every)
             self._prepared.add(name)
 
     def plan(self, options: RaceOptions | RacePlan | None = None) -> RacePlan:

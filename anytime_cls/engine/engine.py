@@ -18,6 +18,7 @@ import torch
 
 from anytime_cls.engine import cost as costs
 from anytime_cls.engine.job import Job
+from anytime_cls.engine.spending import LOOKUP
 from anytime_cls.engine.window import Window
 from anytime_cls.scorers.base import Encoded, Piece, Scorer
 
@@ -80,6 +81,10 @@ class Engine:
             return UNCUT
         most = self.batch_size * self.n_tokens // length
         return min(most, max(1, self._positions // self.scorer.width(length)))
+
+    def is_lookup(self, screen: str, classes: int) -> bool:
+        """Whether this screen of so many classes is next to nothing beside a pass."""
+        return self.scorer.screens[screen].flops(classes) < LOOKUP * self.cost.whole
 
     def calibrate(self, fresh: bool = False) -> float:
         """Learn what a batch costs here; returns the seconds it took (0 from the cache)."""

@@ -13,7 +13,6 @@ from anytime_cls.race.race import advance
 if TYPE_CHECKING:
     from anytime_cls.engine.engine import Engine
 
-FREE = 0.01  # whole passes: a screen that takes less is a look-up, beside which a pass is dear
 SHORTLIST_ORDERS = 2  # that a budget should allow of the classes it is spent on
 Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
 
@@ -40,7 +39,7 @@ def begin(engine: Engine, job: Job) -> None:
     budget, spending = job.budget, job.spending
     if budget is None or spending is None or budget.unit == "orders" or job.race.done or job.stop:
         return
-    if budget.unit == "seconds" and job.fallback and _is_free(engine, job):
+    if budget.unit == "seconds" and job.fallback and engine.is_lookup(job.fallback, len(job.classes)):
         _screen(engine, job, len(job.screens), job.fallback)  # an answer, should the machine be stalled
     job.refill()
     length = job.next_length
@@ -51,11 +50,6 @@ def begin(engine: Engine, job: Job) -> None:
     rows = spending.most_rows(length)
     if job.race.estimated and rows >= 2 and not job.stop:
         job.shortlist(max(2, rows // SHORTLIST_ORDERS))
-
-
-def _is_free(engine: Engine, job: Job) -> bool:
-    """Whether the fallback is a look-up."""
-    return engine.scorer.screens[job.fallback].flops(len(job.classes)) < FREE * engine.cost.whole
 
 
 def _screen(engine: Engine, job: Job, number: int, name: str) -> None:

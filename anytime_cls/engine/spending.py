@@ -12,6 +12,8 @@ import time
 from anytime_cls.engine.cost import CostModel
 from anytime_cls.plan.budget import Budget
 
+LOOKUP = 0.01  # whole passes: what takes less is a look-up, beside which a pass is dear
+
 
 class Spending:
     """One image's budget as it is spent.
@@ -74,7 +76,7 @@ class Spending:
             return True
         price = {"flops": flops, "passes": flops / self.cost.whole}
         if self.budget.unit == "seconds":
-            passes = math.ceil(price["passes"] - 0.01)  # a look-up is no batch
+            passes = math.ceil(price["passes"] - LOOKUP)  # a look-up is no batch
             price["seconds"] = self.cost.seconds(passes, self.n_tokens) if passes else 0.0
         return price[self.budget.unit] <= self.left * (1 + 1e-9)
 

@@ -117,13 +117,16 @@ def mean_scores(scores: Array, alive: Array) -> Array:
     return np.where(alive, scores.mean(axis=1), -np.inf)
 
 
-def paired(scores: Array, alive: Array) -> tuple[Array, Array]:
+def paired(scores: Array, alive: Array, leader: Array | None = None) -> tuple[Array, Array]:
     """Mean and variance over orders of leader − class: scores [I, n, C] → two [I, C], NaN for the dead.
+
+    leader : int [I]; default the living class of highest mean.
 
     All classes are scored on the same orders, so what an order adds to every class cancels here
     (Clark & Jaini 2023 call it shared noise).
     """
-    leader = mean_scores(scores, alive).argmax(axis=1)
+    if leader is None:
+        leader = mean_scores(scores, alive).argmax(axis=1)
     lead = scores[np.arange(len(scores)), :, leader][:, :, None]
     diff = lead - np.where(alive[:, None], scores, np.nan)
     return diff.mean(axis=1), sample_variance(diff)
@@ -243,10 +246,8 @@ class CalibratedRule(_Paired):
         free, more = known_free(seen.free, self.pseudo_pulls)
         tau = effective_n(seen.n, seen.k_max)
         means = np.where(seen.alive, (tau * seen.pulls.mean(axis=1) + more * free) / (tau + more), -np.inf)
-        leader = means.argmax(axis=1)
         gap = np.where(seen.alive, means.max(axis=1, keepdims=True) - means, np.nan)
-        lead = seen.pulls[np.arange(len(means)), :, leader][:, :, None]
-        var = sample_variance(lead - np.where(seen.alive[:, None], seen.pulls, np.nan))
+        _, var = paired(seen.pulls, seen.alive, means.argmax(axis=1))
         assert isinstance(self.bound, ModeratedT)  # what calibrations are made of
         alpha = self.alpha(seen.n_classes, seen.k_max, seen.n)
         return gap, self.bound.radius(gap, var, seen.n, seen.k_max, alpha, more)
