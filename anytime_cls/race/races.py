@@ -14,7 +14,7 @@ from collections.abc import Mapping
 import numpy as np
 from scipy.special import logsumexp, softmax
 
-from anytime_cls.race.rules import FixedRule, Rule, Seen, known_free, mean_scores
+from anytime_cls.race.rules import FixedRule, Rule, Seen, blended, known_free, mean_scores
 
 Array = np.ndarray
 AGGREGATORS = ("mean", "logmeanexp", "softmax")
@@ -195,8 +195,8 @@ class Races:
             gap = gap.sum(axis=1) / seen
             if self.rule.pseudo_pulls:
                 free, more = known_free(self.free, self.rule.pseudo_pulls)
-                share = more / (effective_pulls(seen, self.k_max) + more)
-                gap = gap * (1 - share) + share * (np.take_along_axis(free, leader, axis=1) - free)
+                away = np.take_along_axis(free, leader, axis=1) - free
+                gap = blended(gap, away, effective_pulls(seen, self.k_max), more)
                 means = lead - gap
         away = np.where(self.left_stage < 0, np.maximum(gap, 0), self.behind)
         means = np.where(seen < n, lead - away, means)
@@ -207,9 +207,7 @@ class Races:
         """The living class of highest mean, a screen's estimate counted in: int [I, 1]."""
         if self.rule.pseudo_pulls:
             free, more = known_free(self.free, self.rule.pseudo_pulls)
-            tau = effective_pulls(self.n[:, None], self.k_max)
-            share = more / (tau + more)
-            means = means * (1 - share) + share * free
+            means = blended(means, free, effective_pulls(self.n[:, None], self.k_max), more)
         found: Array = np.where(self.alive, means, -np.inf).argmax(axis=1)[:, None]
         return found
 

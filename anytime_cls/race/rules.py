@@ -132,6 +132,17 @@ def paired(scores: Array, alive: Array, leader: Array | None = None) -> tuple[Ar
     return diff.mean(axis=1), sample_variance(diff)
 
 
+def blended(means: Array, free: Array, tau: float | Array, more: Array) -> Array:
+    """Means [I, C] of τ effective pulls (`bounds.effective_n`), with a screen's estimate as `more` pulls.
+
+    more : [I, 1]. At τ = ∞, all K_max pulls, these are the means themselves.
+    """
+    with np.errstate(invalid="ignore"):
+        share = more / (tau + more)
+    found: Array = means * (1 - share) + share * free
+    return found
+
+
 def known_free(free: Array, weight: float) -> tuple[Array, Array]:
     """A screen's estimates [I, C], and the pulls [I, 1] they count as: none where nothing is known."""
     known = np.isfinite(free).all(axis=1, keepdims=True)
@@ -245,7 +256,7 @@ class CalibratedRule(_Paired):
             return super().radius(seen)
         free, more = known_free(seen.free, self.pseudo_pulls)
         tau = effective_n(seen.n, seen.k_max)
-        means = np.where(seen.alive, (tau * seen.pulls.mean(axis=1) + more * free) / (tau + more), -np.inf)
+        means = np.where(seen.alive, blended(seen.pulls.mean(axis=1), free, tau, more), -np.inf)
         gap = np.where(seen.alive, means.max(axis=1, keepdims=True) - means, np.nan)
         _, var = paired(seen.pulls, seen.alive, means.argmax(axis=1))
         assert isinstance(self.bound, ModeratedT)  # what calibrations are made of

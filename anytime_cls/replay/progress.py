@@ -15,7 +15,7 @@ import numpy as np
 from anytime_cls.plan.written import read
 from anytime_cls.race.decision import SCREENED
 from anytime_cls.race.races import Races, Sources, effective_pulls
-from anytime_cls.race.rules import known_free
+from anytime_cls.race.rules import blended, known_free
 from anytime_cls.traces.cost import pass_cost, screens_of, stage_cost
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import Scores
@@ -98,8 +98,7 @@ def progress(scored: Scored, block: int = 1, cost: float = 1.0) -> Progress:
         if k >= 0 and scored.free is not None and scored.more is not None:  # as `Races` has its leader
             n, pulls = (k + 1) / block, k_max // block
             tau = effective_pulls(np.array(n), pulls)
-            share = scored.more / (tau + scored.more)
-            values = (1 - share) * total / n + share * scored.free * block
+            values = blended(total / n, scored.free * block, tau, scored.more)
         if k < 0 or k % block == block - 1:  # the living share their orders, so sums rank as means do
             answer = np.where(going, np.where(inside, values, -np.inf).argmax(axis=1), answer)
         leader[:, step], spent[:, step] = answer, taken
