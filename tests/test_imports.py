@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+from replay_data import full_trace, races
 
 HEAVY = {"torch", "h5py", "scipy", "matplotlib", "pandas", "ray", "fastapi", "uvicorn"}
 
@@ -29,8 +31,8 @@ for words in asked:
 
 
 def imported(code: str) -> set[str]:
-    """The top-level modules that a fresh Python has after running the code."""
-    code += "\nimport sys; print('imported', *{name.partition('.')[0] for name in sys.modules})"
+    """What a fresh Python has after running the code: top-level modules, and those one level below."""
+    code += "\nimport sys; print('imported', *{'.'.join(name.split('.')[:2]) for name in sys.modules})"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return set(done.stdout.splitlines()[-1].split()[1:])
@@ -49,3 +51,33 @@ def test_nor_does_the_help_of_any_command():
 def test_traces_are_read_without_what_makes_them(name):
     modules = imported(f"import {name}")
     assert "h5py" in modules and not (HEAVY - {"h5py"} | {"pyarrow"}) & modules
+
+
+COMMANDS = [  # with what each may not have
+    (("models", "ls"), {"torch", "scipy", "h5py"}),
+    (("trace", "info", "TRACE"), {"torch", "scipy"}),
+    (("replay", "TRACE", "-o", "CURVES"), {"torch", "scipy.stats", "matplotlib"}),
+    (("calibrate", "TRACE", "--risk", "0.1", "--out", "FITTED"), {"torch", "matplotlib"}),
+]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder: Path = tmp_path_factory.mktemp("imports")
+    trace = full_trace(folder / "full.h5", races(0, 300))
+    return {"TRACE": str(trace), "CURVES": str(folder / "c.h5"), "FITTED": str(folder / "c.json")}
+
+
+@pytest.mark.parametrize(("words", "unwanted"), COMMANDS, ids=lambda x: x[0] if isinstance(x, tuple) else "")
+def test_commands_on_numbers_need_no_device(words, unwanted, files):
+    argv = [files.get(word, word) for word in words]
+    modules = imported(f"from anytime_cls_cli.main import main\nassert main({argv!r}) == 0")
+    assert "anytime_cls" in modules and not unwanted & modules
+
+
+def test_a_picture_waits_for_nothing_but_its_race(tiny_model_dir, photo):
+    """SciPy's statistics take as long to import as torch does, and no race needs them."""
+    argv = ["classify", str(photo), "--model", str(tiny_model_dir), "--device", "cpu", "-q"]
+    modules = imported(f"from anytime_cls_cli.main import main\nassert main({argv!r}) == 0")
+    unwanted = {"scipy.stats", "scipy.optimize", "h5py", "matplotlib", "pandas", "fastapi", "ray"}
+    assert {"torch", "anytime_cls.engine"} <= modules and not unwanted & modules

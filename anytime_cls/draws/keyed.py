@@ -6,7 +6,6 @@ import hashlib
 from functools import lru_cache
 
 import numpy as np
-from scipy.special import ndtri
 
 
 def words(key: bytes, n: int) -> np.ndarray:
@@ -18,6 +17,8 @@ def words(key: bytes, n: int) -> np.ndarray:
 
 def normal(key: bytes, shape: tuple[int, ...]) -> np.ndarray:
     """Standard normals: float32 `shape`."""
+    from scipy.special import ndtri  # here: only latent noise waits for SciPy
+
     uniform = ((words(key, int(np.prod(shape))) >> np.uint64(11)) + 0.5) * 2.0**-53  # 53 bits, never 0 or 1
     found: np.ndarray = ndtri(uniform).astype(np.float32).reshape(shape)
     return found

