@@ -8,6 +8,8 @@ from typing import Annotated, Any
 
 import typer
 
+from anytime_cls.stats.wording import percent, percent_interval
+
 from . import options as option
 from .errors import FAILED, Refused, complain, readable
 from .outputs import check_output
@@ -172,7 +174,7 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
     table = Table(box=None, pad_edge=False, header_style="dim")
     table.add_column("held")
     table.add_column("rule")
-    for name in ("threshold", "fitted: errors", f"{confidence:.0%} bound", "held out: passes", "saving",
+    for name in ("threshold", "fitted: errors", f"{100 * confidence:g} % bound", "held out: passes", "saving",
                  "disagreement (95 % interval)", "accuracy"):  # fmt: skip
         table.add_column(name, justify="right")
     for entry in fitted["calibrated"]:
@@ -199,7 +201,11 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
     held = first["held_out"]
     images = (fitted.get("designs") or [fitted])[0]["calibration_images"]
     orders = f"{first['k_max']} orders" + (f" of {first['prefix']} tokens" if "prefix" in first else "")
-    full = f"; all {orders}: accuracy {held['full_accuracy']['value']:.2%}" if "full_accuracy" in held else ""
+    full = (
+        f"; all {orders}: accuracy {percent(held['full_accuracy']['value'])}"
+        if "full_accuracy" in held
+        else ""
+    )
     console.print(
         f"priors on {images} images, thresholds on {first['images']}, held out {held['images']}{full}",
         style="dim", highlight=False,
@@ -211,13 +217,13 @@ def _held(entry: dict[str, Any]) -> str:
 
 
 def _fitted(entry: dict[str, Any]) -> tuple[str, str]:
-    return f"{entry['errors']}", f"{entry['upper']:.2%}"
+    return f"{entry['errors']}", percent(entry["upper"], 2)
 
 
 def _measured(row: dict[str, Any]) -> tuple[str, ...]:
     wrong = row["disagreement"]
-    accuracy = f"{row['accuracy']['value']:.2%}" if "accuracy" in row else ""
+    accuracy = percent(row["accuracy"]["value"]) if "accuracy" in row else ""
     return (
-        f"{row['passes']:.1f}", f"{row['saving']:.1f}×",
-        f"{wrong['value']:.2%} [{wrong['low']:.2%}, {wrong['high']:.2%}]", accuracy,
+        f"{row['whole_passes']:.1f}", f"{row['saving']:.1f}×",
+        percent_interval(wrong["value"], wrong["low"], wrong["high"], 2), accuracy,
     )  # fmt: skip

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from anytime_cls.stats.wording import percent_interval
+
 from .errors import FAILED, Refused, complain, explained, readable
 
 if TYPE_CHECKING:
@@ -156,7 +158,7 @@ def measure(
     except ModelError as error:
         return complain(str(error), FAILED)
     for k, value in metrics["accuracy_at_k"].items():
-        print(f"K = {k:>2}: {value['value']:.1%} [{value['low']:.1%}, {value['high']:.1%}]")
+        print(f"K = {k:>2}: {percent_interval(value['value'], value['low'], value['high'])}")
     print(f"{metrics['images']} images, expected calibration error {metrics['ece_at_decision']:.3f}")
     return 0
 
@@ -272,7 +274,7 @@ def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
         got = row["accuracy"]
         shown = "not measured"
         if got:
-            shown = f"{got['value']:.1%} ({got['low']:.1%} to {got['high']:.1%})"
+            shown = percent_interval(got["value"], got["low"], got["high"])
         table.add_row(
             readable(row["name"]) + (" (default)" if row["default"] else ""),
             str(row["classes"]),

@@ -208,7 +208,7 @@ def _remarks(trace: Trace, fitted: Fitted, prefixes: list[int] | None) -> Iterat
 
 
 def figures(run: CurveRun, curves: Curves) -> dict[str, Any]:
-    """A run in numbers: settings, accuracy (None without labels), agreement, orders, passes, saving."""
+    """A run in numbers: settings, accuracy (None without labels), agreement, orders, whole passes, saving."""
     import numpy as np
 
     good = run.prediction >= 0
@@ -223,7 +223,8 @@ def figures(run: CurveRun, curves: Curves) -> dict[str, Any]:
         "orders_mean": float(orders.mean()),
         "orders_median": float(np.median(orders)),
         "orders_p95": float(np.quantile(orders, 0.95)),
-        "passes": float(run.passes[good].mean()),
+        "passes": fraction * len(curves.labels) * int(curves.attrs["k_max"]),
+        "calls": float(run.passes[good].mean()),
         "token_fraction": fraction,
         "saving": 1 / fraction,
         "seconds": float(run.seconds[good].mean()),
@@ -234,6 +235,10 @@ def _show(curves: Curves, every: bool) -> None:
     """The table: a few runs of every curve, or all."""
     from rich.console import Console
     from rich.table import Table
+
+    from anytime_cls.stats.wording import percent
+
+    from .show.output import amount, times
 
     table = Table(box=None, pad_edge=False, header_style="dim")
     for name in ("curve", "setting"):
@@ -247,11 +252,11 @@ def _show(curves: Curves, every: bool) -> None:
         hidden += len(runs) - len(shown)
         for run in shown:
             row = figures(run, curves)
-            accuracy = "" if row["accuracy"] is None else f"{row['accuracy']:.2%}"
+            accuracy = "" if row["accuracy"] is None else percent(row["accuracy"])
             table.add_row(
-                name if run is shown[0] else "", _setting(run), accuracy, f"{row['agreement']:.2%}",
+                name if run is shown[0] else "", _setting(run), accuracy, percent(row["agreement"]),
                 f"{row['orders_mean']:.1f}", f"{row['orders_median']:.0f}", f"{row['orders_p95']:.0f}",
-                f"{row['passes']:.1f}", f"{row['saving']:.1f}×",
+                amount(round(row["passes"], 1)), f"{times(row['saving'])}×",
             )  # fmt: skip
     console = Console()
     if not console.is_terminal:

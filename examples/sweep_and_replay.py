@@ -25,7 +25,7 @@ plan = sweep_plan(dataset, classifier.card, options)
 attributes = sweep_provenance(plan, dataset, classifier.card)
 with TraceWriter.create(path, attributes, dataset.labels) as writer:
     tally = run_sweep(classifier, dataset, plan, writer)
-print(f"{path}: {tally.done} images in {tally.passes:,} passes of 4 tokens, {tally.accuracy:.1%} right")
+print(f"{path}: {tally.done} images in {tally.calls:,} calls of 4 tokens, {tally.accuracy:.1%} right")
 
 with Trace.open(path) as trace:
     curves = full_curves(trace, ["paired", "calibrated"], [0.01, 0.05], fitted=known_of(trace))

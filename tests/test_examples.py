@@ -49,7 +49,7 @@ def test_a_folder_is_swept_and_replayed(tmp_path, monkeypatch, capsys):
         shutil.copy(EXAMPLES / f"{name}.jpg", tmp_path / "data" / name)
     taught("sweep_and_replay", monkeypatch, tmp_path / "data", tmp_path / "full.h5")
     first, *runs = capsys.readouterr().out.splitlines()
-    assert first == f"{tmp_path / 'full.h5'}: 3 images in 960 passes of 4 tokens, 100.0% right"
+    assert first == f"{tmp_path / 'full.h5'}: 3 images in 960 calls of 4 tokens, 100.0% right"
     assert [run.split(":")[0] for run in runs] == [
         f"{rule} delta={delta}" for rule in ("paired", "calibrated") for delta in (0.01, 0.05)
     ]

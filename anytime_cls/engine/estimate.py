@@ -98,8 +98,8 @@ def estimate(
         case "flops":
             passes = budget.amount / cost.whole
             allowed = passes / most_passes * most
-        case _:  # orders, whole ones: a prefix counts its share
-            passes = budget.amount * n_classes
+        case _:  # orders, as long as the race's
+            passes = rung_passes + budget.amount * per_order
             allowed = passes / most_passes * most
     if allowed >= most:
         return Estimate(least, most, least_passes, most_passes, most, most_passes)

@@ -24,10 +24,19 @@ class Spending:
     cost : predicts a batch's seconds
     n_tokens : N
     started : `time.perf_counter()` when the image's clock began
+    length : tokens of the orders that are raced, None for all; calls for fewer (rungs) take no order
     """
 
-    def __init__(self, budget: Budget | None, cost: CostModel, n_tokens: int, started: float):
+    def __init__(
+        self,
+        budget: Budget | None,
+        cost: CostModel,
+        n_tokens: int,
+        started: float,
+        length: int | None = None,
+    ):
         self.budget, self.cost, self.n_tokens, self.started = budget, cost, n_tokens, started
+        self.length = length or n_tokens
         self.passes = 0.0  # in whole passes: a prefix counts its share of FLOPs
         self.flops = 0.0
         self.orders = 0.0
@@ -46,7 +55,11 @@ class Spending:
                 return self.cost.passes(rows, prefix, orders)
             case "flops":
                 return self.cost.flops(prefix, rows)
-        return orders * self.cost.passes(1, prefix)
+        return self._counted(orders, prefix)
+
+    def _counted(self, orders: float, prefix: int) -> float:
+        """Orders, as a decision counts them: of the race's own length, whatever that is."""
+        return orders if prefix >= self.length else 0.0
 
     @property
     def left(self) -> float:
@@ -68,7 +81,7 @@ class Spending:
         self.passes += self.cost.passes(rows, prefix, orders)
         shared, each = self.cost.affine(prefix)
         self.flops += rows * each + orders * shared
-        self.orders += orders * self.cost.passes(1, prefix)
+        self.orders += self._counted(orders, prefix)
 
     def affords(self, flops: float) -> bool:
         """Whether a screen of so many FLOPs fits, priced as passes of as many."""

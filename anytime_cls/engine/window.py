@@ -66,7 +66,7 @@ class Window:
         if self.on_update is None and not engine.joint:
             # a race has two rows or more to offer: half a batch of races fills it
             self.most = max(self.most, engine.rows(job.length or engine.n_tokens) // 2)
-        job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started)
+        job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started, job.length)
         began = time.perf_counter()
         begin(engine, job)
         job.seconds += time.perf_counter() - began

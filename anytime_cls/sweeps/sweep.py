@@ -49,7 +49,7 @@ class Tally:
     """What a sweep has come to so far, images of an earlier attempt included.
 
     total: images of the sweep. done: those with a row, of which errors have no answer. labelled, correct: of
-    the rest. passes: forward evaluations. used: summed shares of the full cost (all classes × K_max).
+    the rest. calls: of the network. used: summed shares of the full cost (all classes × K_max).
     """
 
     total: int
@@ -57,7 +57,7 @@ class Tally:
     errors: int = 0
     labelled: int = 0
     correct: int = 0
-    passes: int = 0
+    calls: int = 0
     used: float = 0.0
     before: int = 0  # done by earlier attempts
     began: float = field(default_factory=time.monotonic)
@@ -68,7 +68,7 @@ class Tally:
         if row.error:
             self.errors += times
             return
-        self.passes += times * row.passes
+        self.calls += times * row.passes
         self.used += times * row.token_fraction
         if row.label >= 0:
             self.labelled += times

@@ -8,25 +8,35 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.cost import draw_cost
 from anytime_cls.traces.read import Trace
 
 
 def outcome(trace: Trace) -> dict[str, Any]:
     """`summary` of a trace, and what follows from it and the provenance.
 
-    accuracy_low, accuracy_high: Wilson's 95 % interval, None without a labelled image. full_passes: classes ×
-    K_max, the passes of an image without a race (each of `pass_tokens` tokens where the trace says so), None
-    where K_max is not written down. saving: how many times less compute an image took than all classes on
-    K_max whole orders, a prefix counting its share; None where nothing was spent.
+    accuracy_low, accuracy_high: Wilson's 95 % interval, None without a labelled image. passes, passes_mean:
+    compute in whole passes, of all images and of one. full_passes: the same of an image without a race, all
+    classes on K_max orders of the trace's own length. These three are None where K_max is not written down.
+    saving: how many times less compute an image took than all classes on K_max whole orders, a prefix
+    counting its share; None where nothing was spent.
     """
     found = summary(trace)
     labelled, k_max, spent = found["labelled"], trace.attrs.get("k_max"), found["token_fraction_mean"]
     low, high = wilson(found["accuracy"], labelled) if labelled else (None, None)
+    mean = full = None
+    if isinstance(k_max, int):
+        shared, each = draw_cost(trace.attrs)
+        mean = spent * k_max * len(trace.labels)
+        full = k_max * (shared + each * len(trace.labels))
+    answered = found["images"] - found["errors"]
     return {
         **found,
         "accuracy_low": low,
         "accuracy_high": high,
-        "full_passes": k_max * len(trace.labels) if isinstance(k_max, int) else None,
+        "passes": mean * answered if mean is not None and answered else mean,
+        "passes_mean": mean,
+        "full_passes": full,
         "saving": 1 / spent if spent > 0 else None,
     }
 
@@ -34,7 +44,8 @@ def outcome(trace: Trace) -> dict[str, Any]:
 def summary(trace: Trace) -> dict[str, Any]:
     """What a run came to: counts, accuracy over labelled images, means over images without an error.
 
-    Rates and means are NaN where there is nothing to take them over. seconds: their sum. bytes: on disk.
+    Rates and means are NaN where there is nothing to take them over. calls: of the network, each of whatever
+    length, added up; calls_mean: of an image. seconds: their sum. bytes: on disk.
     """
     column = trace.images
     good = column["error"] == ""
@@ -55,8 +66,8 @@ def summary(trace: Trace) -> dict[str, Any]:
         "orders_mean": mean(orders),
         "orders_median": float(np.median(orders)) if len(orders) else math.nan,
         "orders_p95": float(np.quantile(orders, 0.95)) if len(orders) else math.nan,
-        "passes": int(column["passes"].sum()),
-        "passes_mean": mean(column["passes"][good]),
+        "calls": int(column["passes"].sum()),
+        "calls_mean": mean(column["passes"][good]),
         "token_fraction_mean": mean(column["token_fraction"][good]),
         "seconds": float(column["seconds"].sum()),
         "stop": dict(zip(stops.tolist(), counts.tolist(), strict=True)),

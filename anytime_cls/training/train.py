@@ -35,6 +35,7 @@ from anytime_cls.pixels.listing import say_left_out
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import Runtime
 from anytime_cls.scorers.sigma import Transformer
+from anytime_cls.stats.wording import percent
 from anytime_cls.sweeps.sweep import run_sweep, sweep_plan, sweep_provenance
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.write import TraceWriter
@@ -92,7 +93,7 @@ def train(
         alone = table_accuracy(view(0), fitting.labels, tokens, tested.labels, tokenizer.vocab_size)
         alone["measured_on"] = kind
         write_json(out / NAIVE_BAYES, alone)
-        say(f"tokens alone (naive Bayes) are right on {alone['value']:.1%} of {alone['n']} {kind}")
+        say(f"tokens alone (naive Bayes) are right on {percent(alone['value'])} of {alone['n']} {kind}")
         model = fit_transformer(view, fitting, recipe, out / CHECKPOINTS[1], device, report)
         model = fit_contrast(model, view, fitting, recipe, out / CHECKPOINTS[2], device, report)
         return tokenizer, model, held_out.dataset, None if test is None else test.dataset

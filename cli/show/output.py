@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 from rich.text import Text
 
+from anytime_cls.stats.wording import percent
+
 from ..errors import readable
 
 if TYPE_CHECKING:
@@ -24,7 +26,9 @@ if TYPE_CHECKING:
 
 SCHEMA = 1  # of rows: docs/json.schema.json
 _LONE = re.compile("[\ud800-\udfff]")
-_STOPS = {"decided": "decided", "max-orders": "all orders used", "budget": "budget spent"}
+# `decided` is about more orders, not about being right: the probability is for that
+_STOPS = {"decided": "stable", "max-orders": "all orders used", "budget": "budget spent"}
+STABLE = "stable: more orders would not change it"
 
 
 def plain(value: Any) -> Any:
@@ -113,13 +117,6 @@ def error_row(path: str, error: str) -> dict[str, Any]:
     return named(path) | {"error": error, "schema": SCHEMA}
 
 
-def percent(p: float) -> str:
-    """A probability for people: never 100 % unless it is."""
-    if 0.9995 <= p < 1:
-        return ">99.9 %"
-    return "<0.1 %" if 0 < p < 0.0005 else f"{p * 100:.1f} %"
-
-
 def duration(seconds: float) -> str:
     if seconds < 0.9995:
         return f"{seconds * 1000:.0f} ms"
@@ -129,6 +126,16 @@ def duration(seconds: float) -> str:
 def amount(x: float) -> str:
     """A count of passes, which may hold a prefix's share."""
     return f"{x:,.0f}" if x == int(x) or x >= 99.5 else f"{x:,.1f}"
+
+
+def times(ratio: float) -> str:
+    """How many times less: `1.05`, `13.8`, `228`."""
+    return f"{ratio:,.0f}" if ratio >= 99.5 else f"{ratio:.1f}" if ratio >= 1.095 else f"{ratio:.2f}"
+
+
+def stop_words(stop: str) -> str:
+    """Why a race ended (`Decision.stop`), for people."""
+    return _STOPS.get(stop, stop)
 
 
 def count(n: float, word: str) -> str:

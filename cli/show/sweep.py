@@ -19,12 +19,13 @@ from rich.text import Text
 
 from anytime_cls.pixels.listing import say_left_out
 from anytime_cls.race.registry import DELTA_RULES
+from anytime_cls.stats.wording import percent_interval
 from anytime_cls.sweeps.sweep import Tally
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.summary import outcome
 
 from ..errors import FAILED, INTERRUPTED, complain, readable
-from .output import amount, duration, print_json, print_text
+from .output import amount, duration, print_json, print_text, stop_words, times
 
 LINE_EVERY = 30.0  # seconds between lines where there is no terminal
 REDRAW = 0.25
@@ -121,10 +122,9 @@ def note(tally: Tally) -> str:
     """Accuracy so far, what was saved, and how fast it goes."""
     parts = []
     if tally.labelled:
-        low, high = tally.interval
-        parts.append(f"{tally.accuracy:.1%} \\[{low:.1%}, {high:.1%}]")
+        parts.append(percent_interval(tally.accuracy, *tally.interval).replace("[", "\\["))
     if tally.used > 0:
-        parts.append(f"{tally.saving:.1f}× fewer passes")
+        parts.append(f"{times(tally.saving)}× less compute")
     if tally.errors:
         parts.append(f"{tally.errors} failed")
     return "  ".join((*parts, f"{tally.rate:.1f}/s"))
@@ -177,15 +177,17 @@ def show_table(found: dict[str, Any], tally: Tally | None) -> None:
     tokens = f" of {found['pass_tokens']} tokens" if found.get("pass_tokens") else ""
     row("model, rule", f"{found['model']}, {found['rule']}{delta}, at most {found['k_max']} orders{tokens}")
     if found["labelled"]:
-        low, high = found["accuracy_low"], found["accuracy_high"]
-        row("accuracy", f"{found['accuracy']:.1%} [{low:.1%}, {high:.1%}]")
+        interval = found["accuracy_low"], found["accuracy_high"]
+        row("accuracy", percent_interval(found["accuracy"], *interval))
     if found["images"] > found["errors"]:
         k = (found[f"orders_{name}"] for name in ("mean", "median", "p95"))
         row("orders K", "mean {:.1f}, median {:.0f}, 95 % {:.0f}".format(*k))
-        than = f" than {found['k_max']} whole orders of all classes"
-        saving = f", {found['saving']:.1f}× less compute{than}" if found["saving"] else ""
-        row("passes", f"{found['passes_mean']:.1f} an image, of {amount(found['full_passes'])}{saving}")
-        stops = ", ".join(f"{name} {count}" for name, count in found["stop"].items())
+        few = amount(round(found["passes_mean"], 1))
+        row("passes", f"{few} an image, of {amount(round(found['full_passes'], 1))}")
+        if found["saving"]:
+            than = f"than {found['k_max']} whole orders of all classes"
+            row("saving", f"{times(found['saving'])}× less compute {than}")
+        stops = ", ".join(f"{stop_words(name)} {count}" for name, count in found["stop"].items())
         row("stopped by", stops)
     if found["errors"]:
         row("errors", str(found["errors"]))

@@ -13,12 +13,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
+from anytime_cls.stats.wording import percent, percent_interval
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import TraceError
 from anytime_cls.traces.summary import outcome
 
 from ..errors import readable
-from .output import amount, count, duration, percent
+from .output import amount, count, duration, stop_words, times
 
 _SLAB = 1 << 20  # rows of a column read at once
 # Provenance that has a place of its own in the table; the rest follows as it is.
@@ -43,7 +44,7 @@ def describe(trace: Trace) -> dict[str, Any]:
         "path": str(trace.path),
         **found,
         "accuracy": {"value": value, "low": low, "high": high, "n": n} if n else None,
-        "bytes_per_pass": found["bytes"] / found["passes"] if found["passes"] else None,
+        "bytes_per_call": found["bytes"] / found["calls"] if found["calls"] else None,
         "prefixes": prefixes(trace),
         "resume": None if trace.complete else resume_command(trace.attrs),
         "provenance": trace.attrs,
@@ -131,34 +132,38 @@ def origin_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
 
 def result_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     """What the run came to, in the same form."""
-    answered, spent = found["images"] - found["errors"], found["passes"]
+    answered = found["images"] - found["errors"]
     errors = f"{found['errors']:,} of them failed" if found["errors"] else ""
     yield "images", _joined(amount(found["images"]), errors)
     got = found["accuracy"]
     if got:
-        interval = f"95 % interval {percent(got['low'])} to {percent(got['high'])}"
-        yield "accuracy", f"{percent(got['value'])}, {interval}, of {count(got['n'], 'labelled image')}"
+        of = f"of {count(got['n'], 'labelled image')} (95 % interval)"
+        yield "accuracy", f"{percent_interval(got['value'], got['low'], got['high'])} {of}"
     else:
         yield "accuracy", "unknown: no image has both an answer and a label"
     if answered:
         mean, median, p95 = (found[f"orders_{name}"] for name in ("mean", "median", "p95"))
         yield "orders used", f"mean {mean:.2f}, median {median:g}, 95th percentile {p95:g}"
-        of = f" of {amount(found['full_passes'])} (classes × K_max)" if found["full_passes"] else ""
-        whole = " whole" if "pass_tokens" in found["provenance"] else ""  # else it goes without saying
-        yield "passes", f"{found['passes_mean']:,.1f} an image{of}, {amount(spent)} in all"
+        if found["passes_mean"] is not None:
+            few, all_of_them = (amount(round(found[name], 1)) for name in ("passes_mean", "full_passes"))
+            yield "passes", f"{few} an image of {all_of_them}, {amount(round(found['passes'], 1))} in all"
+        yield "calls", f"{amount(round(found['calls_mean'], 1))} an image, {found['calls']:,} in all"
         if found["saving"]:
             share = percent(found["token_fraction_mean"])
-            full = f"all classes on all{whole} orders"
-            less = f"{found['saving']:.2f}× less compute than {full} ({share} of it)"
+            full = "all classes on all whole orders"
+            less = f"{times(found['saving'])}× less compute than {full} ({share} of it)"
             yield "saving", "none: all classes on all orders" if found["saving"] == 1 else less
-        stops = (f"{name or 'not said'} {n:,} ({percent(n / answered)})" for name, n in found["stop"].items())
+        stops = (
+            f"{stop_words(name) or 'not said'} {n:,} ({percent(n / answered)})"
+            for name, n in found["stop"].items()
+        )
         yield "stopped", _joined(*stops)
         each = duration(found["seconds"] / answered)
         yield "time", f"{each} an image, {duration(found['seconds'])} added up"
     kept = f"at {', '.join(map(str, found['prefixes']))} tokens" if found["prefixes"] else ""
     yield "kept", _joined(count(found["scores"], "log-likelihood"), kept)
-    a_pass = f"{found['bytes_per_pass']:.1f} bytes a pass" if found["bytes_per_pass"] else ""
-    yield "on disk", _joined(f"{found['bytes'] / 1e6:,.2f} MB", a_pass)
+    a_call = f"{found['bytes_per_call']:.1f} bytes a call" if found["bytes_per_call"] else ""
+    yield "on disk", _joined(f"{found['bytes'] / 1e6:,.2f} MB", a_call)
 
 
 def _state(found: Mapping[str, Any]) -> str:

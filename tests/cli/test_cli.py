@@ -320,7 +320,7 @@ def test_terminal_gets_a_line_and_a_ranking(tiny_model_dir, photo, terminal):
         rf"{re.escape(str(photo))}: (\w+) ([<>\d.]+) %  (\d) orders?, (\d+) of 80 passes, \S+ m?s, (.*)",
         first,
     )
-    assert found and found[1] in TINY_LABELS and found[5] in ("decided", "all orders used")
+    assert found and found[1] in TINY_LABELS and found[5] in ("stable", "all orders used")
     assert len(ranking) == 4 and found[1] in ranking[0] and "nats" in ranking[0]
 
 

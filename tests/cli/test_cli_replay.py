@@ -48,7 +48,7 @@ def test_replay_writes_curves_and_prints_their_table(full, tmp_path, capsys):
     assert code == 0 and f"{out}: 43 runs over 500 images" in err
     assert "accuracy" in table and "δ 0.05" in table and "K 16" in table and "more runs (--all" in table
     fixed = next(line for line in table.splitlines() if "K 16" in line).split()
-    assert fixed[-6:] == ["100.00%", "16.0", "16", "16", "64.0", "1.0×"] and "90.00%" in fixed
+    assert fixed[-6:] == ["%", "16.0", "16", "16", "64", "1.00×"] and "90.0" in fixed
     curves = read_curves(out)
     assert curves.names == ["paired", "fixed"] and len(curves.runs) == 43
     assert curves.attrs["replay_command"].startswith("anytime-cls replay ")

@@ -84,10 +84,10 @@ def test_info_as_json(capsys):
     assert found["accuracy"] == pytest.approx(
         {"value": hits / 9, "low": interval.low, "high": interval.high, "n": 9}
     )
-    assert found["full_passes"] == 3 * 32 and found["passes"] == 12 * 12 and found["orders_p95"] == 4
+    assert found["full_passes"] == 3 * 32 and found["calls"] == 12 * 12 and found["orders_p95"] == 4
     assert found["saving"] == pytest.approx(1 / np.mean([i / 7 for i in range(12)]))
     assert found["bytes"] == Path("run.h5").stat().st_size
-    assert found["bytes_per_pass"] == pytest.approx(found["bytes"] / 144)
+    assert found["bytes_per_call"] == pytest.approx(found["bytes"] / 144)
     assert found["stop"] == {"decided": 12} and found["prefixes"] == [16, 64]
     assert found["scores"] == sum(len(scores_of(i)) for i in range(12))
     expected = {key: value for key, value in SWEEP.items() if value is not None}
@@ -104,11 +104,12 @@ def test_info_for_people(capsys):
     for part in ("cifar10", "3 classes", "paired, δ 0.05, K_max 32", "uniform, seed 7"):
         assert part in out
     assert "torch 2.9" in rows["versions"] and "sweep 'my data' -o run.h5" in rows["command"]
-    assert re.search(r"accuracy +\d+\.\d %, 95 % interval \d+\.\d % to \d+\.\d %, of 9 labelled images", out)
-    assert "12.0 an image of 96 (classes × K_max), 144 in all" in out
-    assert "decided 12 (100.0 %)" in out and "at 16, 64 tokens" in out and "bytes a pass" in out
+    assert re.search(r"accuracy +\d+\.\d % \[\d+\.\d, \d+\.\d\] of 9 labelled images \(95 % interval\)", out)
+    mean = 96 * np.mean([i / 7 for i in range(12)])  # whole passes: shares of the full cost
+    assert f"{mean:.1f} an image of 96, {12 * mean:.0f} in all" in out and "12 an image, 144 in all" in out
+    assert "stable 12 (100.0 %)" in out and "at 16, 64 tokens" in out and "bytes a call" in out
     share = np.mean([i / 7 for i in range(12)])
-    assert f"{1 / share:.2f}× less compute" in out
+    assert f"{1 / share:.1f}× less compute" in out
 
 
 @pytest.mark.parametrize("name", ["run.h5", "run.h5.parts", "run.h5.parts/"])
@@ -127,7 +128,7 @@ def test_info_of_a_run_without_images_has_no_numbers(capsys):
     code, out, _ = cli(capsys, "info", "run.h5")
     assert code == 0 and "0 of 12 images" in out and "accuracy" in out and "nan" not in out
     found = json.loads(cli(capsys, "info", "run.h5", "--json")[1])
-    assert found["accuracy"] is found["saving"] is found["bytes_per_pass"] is found["orders_mean"] is None
+    assert found["accuracy"] is found["saving"] is found["bytes_per_call"] is found["orders_mean"] is None
 
 
 def test_info_goes_on_after_a_file_that_is_no_trace(capsys):

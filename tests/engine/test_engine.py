@@ -309,6 +309,8 @@ def test_half_a_pair_within_the_budget_answers(model):
 def test_a_budget_of_orders_and_of_flops(model):
     done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(3, "orders"))]))
     assert done.race.orders == 3 and done.stop == "budget"
+    short = next(Engine(model).race([job(0, FixedRule(), budget=Budget(3, "orders"), length=4)]))
+    assert short.race.orders == 3 and short.stop == "budget"  # of its own length: those that are printed
     flops = model.config.flops() * C
     done = next(Engine(model).race([job(0, FixedRule(), budget=Budget(2.5 * flops, "flops"))]))
     assert done.race.orders == 2

@@ -72,14 +72,14 @@ def test_sweep_end_to_end_as_a_program(tiny_model_dir, classifier, images, tmp_p
             assert row.token_fraction == pytest.approx(row.passes / 80) and row.seconds > 0
             hits += row.prediction == row.label
         low, high = wilson(hits / 12, 12)
-        assert found["accuracy"] == f"{hits / 12:.1%} [{low:.1%}, {high:.1%}]"
+        assert found["accuracy"] == f"{100 * hits / 12:.1f} % [{100 * low:.1f}, {100 * high:.1f}]"
         assert trace.attrs["images"] == 12 and trace.attrs["dataset"] == "pictures"
         assert trace.attrs["root"] == str(images) and len(trace.attrs["dataset_fingerprint"]) == 64
         assert trace.attrs["workers"] == 1 and trace.attrs["flops"] > 0 and "prefixes" not in trace.attrs
         assert trace.attrs["budget"] == "40passes" and trace.attrs["command"].startswith("anytime-cls sweep ")
         saving = 1 / trace.images["token_fraction"].mean()
         than = "less compute than 8 whole orders of all classes"
-        assert found["passes"].endswith(f"of 80, {saving:.1f}× {than}")
+        assert found["passes"].endswith(" an image, of 80") and found["saving"] == f"{saving:.1f}× {than}"
 
 
 def test_json_at_the_end(tiny_model_dir, images, tmp_path, capsys):
@@ -92,7 +92,8 @@ def test_json_at_the_end(tiny_model_dir, images, tmp_path, capsys):
         assert found["images"] == found["labelled"] == 12 and found["errors"] == 0
         assert found["accuracy"] == np.mean(column["prediction"] == column["label"])
         assert found["accuracy_low"] < found["accuracy"] < found["accuracy_high"]
-        assert found["orders_mean"] == column["orders"].mean() and found["passes"] == column["passes"].sum()
+        assert found["orders_mean"] == column["orders"].mean() and found["calls"] == column["passes"].sum()
+        assert found["passes"] == pytest.approx(found["calls"])  # whole orders: a call is a pass
         assert found["full_passes"] == 40 and found["saving"] == pytest.approx(40 / column["passes"].mean())
         assert sum(found["stop"].values()) == 12 and found["wall_seconds"] > 0
     assert (found["dataset"], found["model"], found["rule"]) == ("pictures", "tiny", "paired")
@@ -422,7 +423,7 @@ def test_tally_takes_back():
     tally.add(row)
     assert (tally.done, tally.correct, tally.saving, tally.accuracy) == (1, 1, 2.0, 1.0)
     tally.add(row, -1)
-    assert (tally.done, tally.correct, tally.passes, tally.used) == (0, 0, 0, 0.0)
+    assert (tally.done, tally.correct, tally.calls, tally.used) == (0, 0, 0, 0.0)
 
 
 # ---- progress
@@ -437,7 +438,7 @@ def test_progress_in_lines_without_a_terminal(tiny_model_dir, images, tmp_path, 
     lines = err.splitlines()
     assert len(lines) == 3
     assert re.fullmatch(
-        r"3/3  \d+\.\d% \[\d+\.\d%, \d+\.\d%\]  \d\.\d× fewer passes  \d+\.\d/s  0 ms left", lines[2]
+        r"3/3  \d+\.\d % \[\d+\.\d, \d+\.\d\]  \d\.\d+× less compute  \d+\.\d/s  0 ms left", lines[2]
     )
     _, _, err = sweep(capsys, *options, tmp_path / "y.h5", "-q")
     assert err == ""
@@ -464,7 +465,7 @@ def test_progress_bar_on_a_terminal(tiny_model_dir, images, tmp_path, monkeypatc
     options = ["sweep", str(images), "--model", str(tiny_model_dir), "--max-orders", "2", "--device", "cpu"]
     assert main([*options, "-o", str(tmp_path / "x.h5")]) == 0
     drawn = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", err.getvalue())
-    assert re.search(r"12/12 \d+\.\d% \[\d+\.\d%, \d+\.\d%\]  \d\.\d× fewer passes  \d+\.\d/s", drawn)
+    assert re.search(r"12/12 \d+\.\d % \[\d+\.\d, \d+\.\d\]  \d\.\d+× less compute  \d+\.\d/s", drawn)
     assert "accuracy" in out.getvalue() and "[" in out.getvalue() and "\x1b" not in out.getvalue()
 
 

@@ -316,7 +316,7 @@ def test_summary_and_exports(tmp_path, monkeypatch):
         assert (s["images"], s["errors"], s["labelled"], s["stop"]) == (9, 1, 6, {"decided": 8})
         expected = [i % 3 == i % 4 - 1 for i in range(8) if i % 4]
         assert s["accuracy"] == pytest.approx(np.mean(expected))
-        assert s["passes"] == 96 and s["orders_median"] == s["orders_p95"] == 4 and s["complete"]
+        assert s["calls"] == 96 and s["orders_median"] == s["orders_p95"] == 4 and s["complete"]
         assert s["scores"] == sum(len(scores_of(i)) for i in range(8))
         assert s["bytes"] == (tmp_path / "x.h5").stat().st_size
         export_csv(trace, tmp_path / "x.csv")
