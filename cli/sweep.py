@@ -74,6 +74,11 @@ def sweep(
         str | None,
         Option(metavar="FILE", show_default=False, help="Names of the classes, where folders do not say."),
     ] = None,
+    shift: Annotated[
+        str | None,
+        Option(metavar="NAME[:HOW]", show_default=False,
+               help="Shift every image, as fog:5, corruptions, sketch or patch:0 (docs/shifts.md)."),
+    ] = None,
     record_prefixes: Annotated[
         str | None,
         Option(
@@ -164,7 +169,7 @@ def sweep(
         card = read_card(model, given)
         data = open_dataset(
             dataset, card, root=root, classes=option.names(classes), limit=limit, ids=ids,
-            labels_file=labels, seed=seed,
+            labels_file=labels, seed=seed, shift=shift,
         )  # fmt: skip
         plan = sweep_plan(data, card, options, set_by_it)
         job = Sweep(model, card, plan, data, crew, out, shard, device, dtype, rows)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from replay_data import full_trace, races
 from scipy.special import softmax
+from sweep_data import make_images
 
 from anytime_cls.traces.read import Trace
 
@@ -55,6 +56,20 @@ def test_a_folder_is_swept_and_replayed(tmp_path, monkeypatch, capsys):
     ]
     for run in runs:
         assert "100.0% right, 100.0% agree" in run and int(run.split("x less")[0].split()[-1]) > 16
+
+
+def test_a_folder_of_shifted_pictures(tmp_path, monkeypatch, capsys):
+    from PIL import Image
+
+    from anytime_cls.shifts.shortcuts import colour_of
+
+    make_images(tmp_path / "data", 2, ["cat", "dog"])
+    out = tmp_path / "out"
+    taught("shifted_folder", monkeypatch, tmp_path / "data", out, "--shift", "patch:1")
+    assert capsys.readouterr().out == f"4 pictures of data+patch:1 in {out}\n"
+    for number, name in enumerate(("cat", "dog")):
+        marks = [np.asarray(Image.open(path))[0, 0] for path in sorted((out / name).iterdir())]
+        assert len(marks) == 2 and all((mark == colour_of(number, 2)).all() for mark in marks)
 
 
 def test_every_script_behind_a_figure_imports_and_has_its_line(monkeypatch):

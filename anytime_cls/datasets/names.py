@@ -31,9 +31,11 @@ from anytime_cls.datasets.layouts import (
     synset_folders,
     tiny_validation,
 )
+from anytime_cls.datasets.shifted import shifted
 from anytime_cls.models.card import ModelCard
 from anytime_cls.models.labels import LabelError, read_label_file
 from anytime_cls.pixels.listing import say_left_out
+from anytime_cls.shifts.registry import ShiftError, parse
 
 __all__ = ["NAMED", "Dataset", "DatasetError", "Sample", "open_dataset"]
 CORRUPTIONS = (
@@ -111,6 +113,7 @@ def open_dataset(
     ids: str | Path | None = None,
     labels_file: str | Path | None = None,
     seed: int = 0,
+    shift: str | None = None,
 ) -> Dataset:
     """The images of a data set and the classes of a model that race for them.
 
@@ -118,7 +121,8 @@ def open_dataset(
     model; root: where a named data set lies, instead of its variable and the usual places; classes: labels,
     synonyms, synsets or ids: only their images, and only they race; limit: that many images, drawn over
     classes in proportion by `seed`, a smaller limit's among a larger one's; ids: a text of sample ids, one a
-    line; labels_file: which class each folder is (`labels.read_label_file`).
+    line; labels_file: which class each folder is (`labels.read_label_file`); shift: what is done to every
+    image (`shifts.registry.parse`), decided by its pixels and `seed`.
 
     All the model's classes race, unless `classes` says otherwise, or the data set is ImageNet-R or -A, whose
     200 classes race. Raises DatasetError, one line, for whatever cannot be found, read or matched.
@@ -145,8 +149,21 @@ def open_dataset(
     if not samples:
         raise DatasetError(f"{identity}: no image is left: none belongs to the classes and ids asked for")
     labels = [card.labels[i] for i in raced]
+    if shift is not None:
+        identity, samples = _shifted(identity, samples, shift, card.image_size, seed, len(labels))
     chosen = choose(identity, listing.root, labels, raced, samples, limit, seed)
     return replace(chosen, left_out=listing.left_out)
+
+
+def _shifted(
+    identity: str, samples: list[Sample], text: str, size: int, seed: int, classes: int
+) -> tuple[str, list[Sample]]:
+    """The data set's name and samples under a shift by name."""
+    try:
+        shift = parse(text)
+    except ShiftError as error:
+        raise DatasetError(str(error)) from None
+    return f"{identity}+{shift.name}", shifted(samples, shift, size, seed, classes)
 
 
 def class_names(name: str | Path, root: str | Path | None = None) -> list[str]:

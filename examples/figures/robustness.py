@@ -2,21 +2,19 @@
 
     python examples/figures/robustness.py DATA/cifar10/test --images 100 -o robustness.png
 
-Gaussian noise, blur, contrast and JPEG compression at five severities, with CIFAR-10-C's parameters
-(Hendrycks & Dietterich, ICLR 2019), made here from clean test images. The paper's fixed-K classifier (all
+Gaussian noise, blur, contrast and JPEG compression at five severities, CIFAR-10-C's (`anytime_cls.shifts`),
+made from clean test images; --corruptions names others. The paper's fixed-K classifier (all
 classes on K whole orders) and the live race (as the model recommends, or as the options say) answer the same
 images. Prints a table and whether harder images got more passes; writes the table as CSV beside the picture.
 Takes 21 × images × classes × (K + 1) passes, and the races'.
 """
 
 import argparse
-import io
 from pathlib import Path
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from PIL import Image, ImageFilter
 from scipy.stats import spearmanr
 from token_evidence import choose_images
 
@@ -27,35 +25,12 @@ from anytime_cls.pictures.tables import write_csv
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import decode
 from anytime_cls.race.decision import Decision
+from anytime_cls.shifts.chance import Chance
+from anytime_cls.shifts.registry import parse
 from anytime_cls.stats.bootstrap import bootstrap
 from anytime_cls.stats.intervals import wilson
 
-SEVERITIES = {
-    "noise": (0.04, 0.06, 0.08, 0.09, 0.10),  # standard deviation, pixels in 0..1
-    "blur": (0.4, 0.6, 0.7, 0.8, 1.0),  # standard deviation, pixels
-    "contrast": (0.75, 0.5, 0.4, 0.3, 0.15),  # factor about the mean
-    "jpeg": (80, 65, 58, 50, 40),  # quality
-}
-
-
-def corrupt(image: Image.Image, kind: str, severity: int, rng: np.random.Generator) -> Image.Image:
-    """The image (RGB, at the model's size) under one corruption, severity 1 to 5; 0 leaves it alone."""
-    if severity == 0:
-        return image
-    amount = SEVERITIES[kind][severity - 1]
-    if kind == "blur":
-        return image.filter(ImageFilter.GaussianBlur(amount))
-    if kind == "jpeg":
-        file = io.BytesIO()
-        image.save(file, "JPEG", quality=int(amount))
-        return Image.open(file).convert("RGB")
-    x = np.asarray(image) / 255.0
-    if kind == "noise":
-        x = x + rng.normal(0, amount, x.shape)
-    else:
-        mean = x.mean(axis=(0, 1), keepdims=True)
-        x = (x - mean) * amount + mean
-    return Image.fromarray((x.clip(0, 1) * 255).round().astype(np.uint8))
+KINDS = ("gaussian-noise", "gaussian-blur", "contrast", "jpeg-compression")
 
 
 def main() -> None:
@@ -65,6 +40,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--k-max", type=int, default=16, help="orders of the fixed classifier")
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--corruptions", nargs="+", default=KINDS, help="docs/shifts.md lists them")
     parser.add_argument("-o", "--out", type=Path, default=Path("robustness.png"))
     race = parser.add_argument_group("the race (default: as the model recommends)")
     race.add_argument("--rule")
@@ -86,9 +62,13 @@ def main() -> None:
     files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
     crops = [center_crop(decode(path), classifier.card.image_size) for path in files]
     rows, passes = [], {}  # passes: of every image's race, [images], by corruption and severity
-    for kind, severity in [("clean", 0), *((kind, s) for kind in SEVERITIES for s in range(1, 6))]:
-        rng = np.random.default_rng([args.seed, severity])
-        images = [corrupt(crop, kind, severity, rng) for crop in crops]
+    for kind, severity in [("clean", 0), *((kind, s) for kind in args.corruptions for s in range(1, 6))]:
+        keys = [f"{args.seed}:{kind}:{severity}:{i}".encode() for i in range(len(crops))]
+        shift = parse(f"{kind}:{severity}") if severity else None
+        images = [
+            shift.apply(np.asarray(crop), Chance(key)) if shift else crop
+            for crop, key in zip(crops, keys, strict=True)
+        ]
         answered = [
             [d for d in classifier.classify_many(images, each) if isinstance(d, Decision)] for each in plans
         ]
@@ -120,13 +100,18 @@ def interval(name: str, value: float, low: float, high: float) -> dict[str, floa
     return {name: value, f"{name}_low": low, f"{name}_high": high}
 
 
+def kinds_of(passes: dict[tuple[str, int], np.ndarray]) -> list[str]:
+    """The corruptions, without the clean images."""
+    return [kind for kind in dict.fromkeys(kind for kind, _ in passes) if kind != "clean"]
+
+
 def answer(passes: dict[tuple[str, int], np.ndarray]) -> str:
     """Whether harder images get more compute: worst against clean, the same images paired, and by rank."""
     clean = passes["clean", 0]
-    worst = np.mean([passes[kind, 5] for kind in SEVERITIES], axis=0)
+    worst = np.mean([passes[kind, 5] for kind in kinds_of(passes)], axis=0)
     means = bootstrap(np.stack([worst, clean], axis=1))
     low, high = np.quantile(means.draws[:, 0] / means.draws[:, 1], (0.025, 0.975))
-    kinds = {k: passes[k, 5].mean() / clean.mean() for k in SEVERITIES}
+    kinds = {k: passes[k, 5].mean() / clean.mean() for k in kinds_of(passes)}
     severity = np.concatenate([np.full(len(spent), s) for (_, s), spent in passes.items()])
     rho = spearmanr(severity, np.concatenate(list(passes.values()))).statistic
     verdict = "yes" if low > 1 else "no, it falls" if high < 1 else "not shown"
@@ -151,8 +136,9 @@ def draw(rows: list[dict], title: str) -> Figure:
     with styled():
         figure = Figure(figsize=(7.2, 3.6), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = figure.subplots(2, len(SEVERITIES), sharex=True, sharey="row", height_ratios=(3, 2))
-        for column, kind in enumerate(SEVERITIES):
+        kinds = [kind for kind in dict.fromkeys(row["corruption"] for row in rows) if kind != "clean"]
+        axes = figure.subplots(2, len(kinds), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
+        for column, kind in enumerate(kinds):
             some = [rows[0], *(row for row in rows if row["corruption"] == kind)]
             for number, (line, name, label, colour, marker, dash) in enumerate(series):
                 value, low, high = (np.array([r[name + end] for r in some]) for end in ("", "_low", "_high"))
