@@ -24,6 +24,10 @@ class Tokenizer(Protocol):
     def n_tokens(self) -> int: ...
     @property
     def latent_shape(self) -> tuple[int, int, int]: ...
+    def features(self, pixels: Tensor) -> Tensor:
+        """The latents themselves, before noise and quantisation: pixels [B, 3, S, S] → float32
+        [B, *latent_shape]."""
+
     def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Pixels [B, 3, S, S] in `pixel_range` → token ids [B, n_tokens] int64 in raster order.
 

@@ -122,12 +122,17 @@ class FSQTokenizer(nn.Module):
                     setattr(parent, name, folded)
         return self
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Encoder output before it is squashed: pixels [B, 3, S, S] → float32 [B, n_codes, g, g]."""
+        found: Tensor = self.to_code(self.encoder(pixels)).float()
+        return found
+
     def bounded(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Encoder output squashed to [0, level − 1] a channel, before rounding: [B, n_codes, g, g].
 
         noise, normal: latent noise (`base.with_noise`) on the encoder's output, before it is squashed.
         """
-        z = with_noise(self.to_code(self.encoder(pixels)).float(), noise, normal)
+        z = with_noise(self.features(pixels), noise, normal)
         return (torch.tanh(z) + 1) / 2 * (self.levels - 1)
 
     def quantise(self, pixels: Tensor) -> Tensor:

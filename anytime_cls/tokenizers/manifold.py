@@ -129,6 +129,10 @@ class ManifoldTokenizer(nn.Module):
         pooled = F.avg_pool2d(F.pad(maps, (around,) * 4, mode="replicate"), WINDOW, stride=2)
         return F.normalize(pooled, dim=1)
 
+    def features(self, pixels: Tensor) -> Tensor:
+        """Mean embeddings of unit length, a place: pixels [B, 3, S, S] → float32 [B, width, g, g]."""
+        return self.latents(self.words(pixels))
+
     def nearest(self, latents: Tensor) -> Tensor:
         """Token ids in raster order: [B, width, g, g] → int64 [B, g²]."""
         rows = latents.permute(0, 2, 3, 1).flatten(0, 2)
@@ -137,4 +141,4 @@ class ManifoldTokenizer(nn.Module):
     @torch.no_grad()
     def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
         """Token ids in raster order: pixels [B, 3, S, S] → [B, g²] int64. noise, normal: see `with_noise`."""
-        return self.nearest(with_noise(self.latents(self.words(pixels)), noise, normal))
+        return self.nearest(with_noise(self.features(pixels), noise, normal))
