@@ -31,6 +31,47 @@ def _ls(
     return ls(models or [], json)
 
 
+@app.command("info")
+def info(
+    models: Annotated[
+        list[str] | None,
+        typer.Argument(metavar="[MODELS...]", help="As --model takes them; none: all."),
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
+) -> int:
+    """Say what a model is: classes, what a draw costs, licence, and what it takes to have it here.
+
+    Names of published models are known before they are fetched. Exit code 1 if one that was named cannot be
+    used as it is.
+
+    \b
+    Example: anytime-cls models info dit-xl-2
+    """
+    from anytime_cls.models import hub
+    from anytime_cls.models.card import ModelError
+    from anytime_cls.models.others.names import PUBLISHED
+    from anytime_cls.models.zoo import embedded_names, read_card
+
+    from .show.model import about_published, costs, print_about
+    from .show.output import print_json
+
+    names = [*hub.MODELS, *PUBLISHED]
+    code = 0
+    for name in models or [*embedded_names(), *names]:
+        try:
+            card = read_card(name)
+            row = describe(card) | costs(card)
+        except (ModelError, OSError) as error:
+            line = explained(error) if isinstance(error, OSError) else str(error)
+            if models or name not in names:
+                code = complain(line, FAILED)
+            if name not in names:
+                continue
+            row = about_published(name) | {"here": line}
+        print_json(row) if json else print_about(row)
+    return code
+
+
 @app.command("pull")
 def pull(
     names: Annotated[
@@ -38,8 +79,8 @@ def pull(
         typer.Argument(
             metavar="NAMES",
             show_default=False,
-            help="randar-l, randar-l-maskgit, randar-xl; llamagen-vq16, maskgit-vqgan (tokenizers alone); or "
-            "hf:owner/repo/file.",
+            help="randar-l, randar-l-maskgit, randar-xl; dit-xl-2 and others ('models info' lists them); "
+            "llamagen-vq16, maskgit-vqgan, sd-vae-ft-ema (tokenizers alone); or hf:owner/repo/file.",
         ),
     ],
 ) -> int:
@@ -55,15 +96,22 @@ def pull(
     """
     from anytime_cls.models import hub
     from anytime_cls.models.card import ModelError
-    from anytime_cls.models.zoo import fetch_model
+    from anytime_cls.models.others.names import ENCODERS, PUBLISHED
+    from anytime_cls.models.zoo import fetch_model, fetch_other
 
+    known = hub.MODELS | hub.TOKENIZERS
+    others = [name for name in dict.fromkeys(names) if name in PUBLISHED or name in ENCODERS]
     try:
-        known = hub.MODELS | hub.TOKENIZERS
-        files = {name: known.get(name) or hub.parse(name) for name in names}
+        files = {name: known.get(name) or hub.parse(name) for name in names if name not in others}
         hub.require()
     except ModelError as error:
-        raise Refused(f"{error}; names are {', '.join(hub.MODELS | hub.TOKENIZERS)}") from None
+        raise Refused(f"{error}; names are {', '.join([*known, *PUBLISHED, *ENCODERS])}") from None
     code = 0
+    for name in others:
+        try:
+            print(fetch_other(name, say))
+        except ModelError as error:
+            code = complain(str(error), FAILED)
     for name, file in files.items():
         try:
             if name in hub.TOKENIZERS:
@@ -184,11 +232,13 @@ def ls(models: Sequence[str], as_json: bool) -> int:
     """Print the embedded models, those pulled, and then `models`. Exit code 1 if one cannot be read."""
     from anytime_cls.models import hub
     from anytime_cls.models.card import DEFAULT_MODEL, ModelError
+    from anytime_cls.models.others.names import PUBLISHED, is_here
     from anytime_cls.models.zoo import embedded_names, read_card
 
     from .show.output import print_json
 
     pulled = [name for name, file in hub.MODELS.items() if hub.cached(file)]
+    pulled += [name for name in PUBLISHED if is_here(name)]
     rows, code = [], 0
     for name in [*embedded_names(), *pulled, *models]:
         try:
@@ -217,10 +267,13 @@ def describe(card: ModelCard) -> dict[str, Any]:
     from anytime_cls.models.card import WEIGHTS
 
     fields = card.fields
-    weights = [card.weights(name) for name in WEIGHTS]
-    files = weights if card.files else [path for path in card.path.iterdir() if path.is_file()]
+    weights = list(dict.fromkeys(card.weights(name) for name in WEIGHTS))
+    foreign = card.own_shape is not None
+    folder = [] if foreign or card.files else card.path.iterdir()
+    files = [path for path in (folder or weights) if path.is_file()]
     return {
         "name": card.name,
+        "method": card.method,
         "path": str(card.path),
         "classes": len(card.labels),
         "labels": card.labels,

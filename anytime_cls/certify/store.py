@@ -36,6 +36,8 @@ def store_calibration(
     the risk (of another answer) among the calibrations at which to race the model when nobody says how.
     Raises ModelError for a model that cannot be written, or other weights than the calibration's.
     """
+    if card.own_shape is not None:
+        raise ModelError(f"{card.name} is no model folder of ours: keep its calibration with --out FILE")
     if card.files:
         raise ModelError(
             f"{card.path} is a file: 'anytime-cls models convert {card.path} FOLDER' makes a model of it"

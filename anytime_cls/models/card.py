@@ -24,6 +24,10 @@ class ModelError(ValueError):
     """A model that cannot be found or loaded; one line saying which and why."""
 
 
+class MissingExtra(ModelError):
+    """A package that a model needs is not installed; one line saying how to."""
+
+
 DEFAULT_MODEL = "cifar10"
 
 

@@ -106,7 +106,7 @@ def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) 
 
 def _inspected(path: Path, contents: Contents, n_head: int | None, n_tokens: int | None) -> Checkpoint:
     found = contents.tensors
-    keys = {name: key for name, key in _plain_names(path, found).items() if not _IGNORED.fullmatch(name)}
+    keys = {name: key for name, key in plain_names(path, found).items() if not _IGNORED.fullmatch(name)}
     known = {name: found[key] for name, key in keys.items()}
     if not any(name in known for name in _SHAPE_KEYS):
         some = ", ".join(repr(name) for name in sorted(known)[:3]) or "nothing"
@@ -193,15 +193,25 @@ def read_state(checkpoint: Checkpoint) -> dict[str, Tensor]:
 
     Raises ModelError if they are not all finite numbers, or the file is no longer what was inspected.
     """
-    path = checkpoint.path
+    return read_tensors(checkpoint.path, checkpoint.keys)
+
+
+def read_tensors(
+    path: Path, keys: Mapping[str, str], wrappers: Iterable[str] = WRAPPERS
+) -> dict[str, Tensor]:
+    """Tensors of a file as stored, under other names.
+
+    keys: our names → the file's; wrappers: as `entries` takes them. Raises
+    ModelError if they are not all finite numbers, or are not there.
+    """
     try:
         if path.suffix == ".safetensors":
             from safetensors.torch import load_file
 
             tensors: Mapping[str, Tensor] = load_file(path)
         else:
-            tensors, _ = _load_pickle(path)
-        state = {name: tensors[key] for name, key in checkpoint.keys.items()}
+            tensors, _ = _load_pickle(path, wrappers)
+        state = {name: tensors[key] for name, key in keys.items()}
     except ModelError:
         raise
     except Exception as error:
@@ -304,7 +314,7 @@ def _load_pickle(path: Path, wrappers: Iterable[str] = WRAPPERS) -> tuple[dict[s
     )
 
 
-def _plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
+def plain_names(path: Path, names: Iterable[str]) -> dict[str, str]:
     """The reference's name → the file's, which wrappers of the model may have lengthened."""
     plain: dict[str, str] = {}
     for name in names:

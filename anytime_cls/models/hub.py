@@ -31,6 +31,10 @@ class HubError(ModelError):
     """A file could not be fetched; one line saying which and why."""
 
 
+class NoSuchFile(HubError):
+    """The repository is there, and the file is not in it."""
+
+
 @dataclass(frozen=True)
 class HubFile:
     """A file of a model repository on the hub. revision: a branch, tag or commit."""
@@ -267,7 +271,7 @@ def _explained(file: HubFile, error: Exception) -> HubError:
         case errors.RevisionNotFoundError():
             why = f"the repository has no revision {file.revision!r}"
         case errors.EntryNotFoundError():
-            why = "the repository has no such file"
+            return NoSuchFile(f"{file}: the repository has no such file")
         case _ if status in (401, 403):
             why = f"refused (HTTP {status}); set HF_TOKEN to a token that may read it"
         case _ if status is not None:

@@ -142,7 +142,7 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
         config = transformer_config(layout, shape)
         layer = 4 * config.dim**2 + 3 * config.dim * config.hidden_dim
         _check_claim(config.n_layer * layer + (config.vocab_size + config.n_classes) * config.dim, state)
-        with _no_init():
+        with no_init():
             model = build_transformer(layout, shape)
         model.load_reference(state)
     except ModelError:
@@ -255,7 +255,7 @@ def _check_claim(numbers: int, state: Mapping[str, Tensor]) -> None:
         raise ValueError(f"a network of {numbers:,} numbers or more, of which the file has {there:,}")
 
 
-def _no_init() -> TorchFunctionMode:
+def no_init() -> TorchFunctionMode:
     """Modules made in this context keep their memory as it comes: drawing 343 M numbers takes seconds."""
     from torch.overrides import TorchFunctionMode
 

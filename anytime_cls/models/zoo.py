@@ -17,12 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from anytime_cls.models import hub
-from anytime_cls.models.card import (
-    SCHEMA,
-    WEIGHTS,
-    ModelCard,
-    ModelError,
-)
+from anytime_cls.models.card import SCHEMA, WEIGHTS, MissingExtra, ModelCard, ModelError
 from anytime_cls.models.checkpoints import (
     SUFFIXES,
     VQ,
@@ -33,7 +28,9 @@ from anytime_cls.models.checkpoints import (
 from anytime_cls.models.fields import read_fields
 from anytime_cls.models.hashes import cached_sha256
 from anytime_cls.models.labels import imagenet_labels
-from anytime_cls.scorers.registry import is_third_party, method
+from anytime_cls.models.others.names import ENCODERS, PUBLISHED, cached_weights
+from anytime_cls.models.others.names import pull as pull_part
+from anytime_cls.scorers.registry import method, takes_source
 from anytime_cls.scorers.shapes import LAYOUTS
 
 EMBEDDED = Path(__file__).parent / "weights"
@@ -51,8 +48,9 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
 
     An embedded name, a model directory, a name that was pulled (`hub.MODELS`), a bare RandAR transformer
     (.safetensors, .pt, ...), or "hf:owner/repo/file", which is fetched, with its tokenizer, unless it is in
-    the Hugging Face cache; or "METHOD:SOURCE" of a method that another package brings (`scorers.registry`),
-    whose classes are `labels` where it is open-vocabulary. Raises ModelError.
+    the Hugging Face cache; a name of other people's models (`others.names.PUBLISHED`); or "METHOD:SOURCE" of
+    one of their methods, or of one that another package brings (`scorers.registry`), whose classes are
+    `labels` where it is open-vocabulary. Raises ModelError.
     """
     text = str(name_or_path)
     if text in embedded_names():
@@ -60,7 +58,9 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
     if text in hub.MODELS or text.startswith(hub.PREFIX):
         return _bare_card(hub.find(text), text, fetch=text not in hub.MODELS)
     kind, colon, source = text.partition(":")
-    if colon and is_third_party(kind):
+    if text in PUBLISHED:
+        kind, colon, source = PUBLISHED[text].method, ":", text
+    if colon and takes_source(kind):
         card: ModelCard = method(kind).card(source, labels)
         return card
     path = Path(text)
@@ -68,12 +68,17 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
         return _folder_card(path)
     if path.is_dir():
         raise ModelError(f"{path}: no model.json here; expected a folder written by 'anytime-cls train'")
+    if path.suffix == ".pkl" or kind == "edm":
+        raise ModelError(
+            f"{path.name}: EDM's networks are pickles of Python classes, and to read one is to run its code, "
+            "which is never done here; DiT and SiT are the diffusion models to take (docs/models.md)"
+        )
     if path.suffix in SUFFIXES or path.is_file():
         return _bare_card(path)
     known = ", ".join(embedded_names()) or "none"
     raise ModelError(
         f"no model {text!r}: embedded models are {known}; or give a model folder, a .safetensors or .pt "
-        f"file, hf:owner/repo/file, or what 'models pull' fetches ({', '.join(hub.MODELS)})"
+        f"file, hf:owner/repo/file, or what 'models pull' fetches ({', '.join([*hub.MODELS, *PUBLISHED])})"
     )
 
 
@@ -175,6 +180,26 @@ def _tokenizers_beside(checkpoint: Checkpoint) -> list[Path]:
         own = Path(file.path)
         names += [own.name, f"{own.stem}.safetensors"]
     return [path for path in (checkpoint.path.parent / name for name in names) if path.is_file()]
+
+
+def fetch_other(name: str, say: Callable[[str], None] = lambda line: None) -> str:
+    """Fetch what the hub has of a name of `PUBLISHED` or `ENCODERS`; returns a line saying what is there now.
+
+    Raises HubError if something cannot be fetched, ModelError for weights that no hub has.
+    """
+    if name in ENCODERS:
+        return f"{name}: {pull_part(ENCODERS[name], say)}"
+    published = PUBLISHED[name]
+    if published.note:
+        say(f"{name}: {published.note}")
+    for part in published.parts:
+        pull_part(part, say)
+    cached_weights(name)
+    try:
+        read_card(name)
+    except MissingExtra as error:
+        say(str(error))
+    return f"{name}: ready, --model {name} ({published.licence})"
 
 
 def fetch_model(name: str, file: hub.HubFile, say: Callable[[str], None] = lambda line: None) -> ModelCard:

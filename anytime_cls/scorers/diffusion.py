@@ -169,7 +169,8 @@ def errors(
 class LatentDiffusion:
     """A network and its encoder as a scorer. An `Encoded` is a latent float32 [D, h, w] on the CPU.
 
-    weighting, loss : w(t), and of what error. Raises ValueError for a loss that there is not.
+    weighting, loss : w(t), and of what error. positions : of the network's sequence, if not every place of a
+    latent is one. Raises ValueError for a loss that there is not.
     """
 
     def __init__(
@@ -182,17 +183,18 @@ class LatentDiffusion:
         loss: str = "noise",
         device: str = "cpu",
         dtype: str = "float32",
+        positions: int | None = None,
     ):
         if loss not in LOSSES:
             raise ValueError(f"no loss {loss!r}: choose from {', '.join(LOSSES)}")
         self.network, self.encoder, self.path, self.shape = network, encoder, path, shape
         self.weighting, self.loss, self.device, self.dtype = weighting, loss, device, dtype
+        _, height, width = encoder.latent_shape
+        self._positions = positions or height * width
         self.screens: Mapping[str, Screen] = {}
 
     def width(self, steps: int) -> int:
-        """Places of a latent: a tile holds as many numbers as one of so many tokens."""
-        _, height, width = self.encoder.latent_shape
-        return height * width
+        return self._positions
 
     @torch.inference_mode()
     def encode(self, crops: Array, noise: float = 0.0, keys: Sequence[bytes] = ()) -> list[Array]:

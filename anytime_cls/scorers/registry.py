@@ -13,7 +13,10 @@ GROUP = "anytime_cls.methods"
 BUILT_IN = {  # lazily: "module:object", as an entry point says it
     "randar": "anytime_cls.models.load:any_order",
     "sigma": "anytime_cls.models.load:any_order",
+    "dit": "anytime_cls.models.others.dit:dit",
+    "sit": "anytime_cls.models.others.dit:sit",
 }
+OTHERS = ("dit", "sit")  # of the built-in ones, those of other people's weights: named METHOD:SOURCE
 
 
 @lru_cache(maxsize=1)
@@ -25,6 +28,11 @@ def names() -> tuple[str, ...]:
 def is_third_party(name: str) -> bool:
     """Whether another package brings this method."""
     return name not in BUILT_IN and name in names()
+
+
+def takes_source(name: str) -> bool:
+    """Whether models of this method are named METHOD:SOURCE."""
+    return name in OTHERS or is_third_party(name)
 
 
 def method(name: str) -> Method:

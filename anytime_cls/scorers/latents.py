@@ -1,0 +1,44 @@
+"""The shape of a published diffusion transformer (DiT, SiT) on an autoencoder's latents. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import ClassVar
+
+from anytime_cls.draws.levels import LevelSampler
+from anytime_cls.scorers.peers import DiTConfig
+
+
+@dataclass(frozen=True)
+class LatentConfig:
+    """XL/2 for 256 pixels: dim 1152, 28 layers, 16 heads, patches of 2 in latents [4, 32, 32]."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    patch: int  # places a side of what one position reads
+    size: int  # places a side of a latent
+    channels: int  # of a latent
+    predicted: int  # channels of the output: those of a latent, or twice as many
+    n_classes: int
+
+    screens: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    steps: ClassVar[int] = 1
+    unit: ClassVar[str] = "loss"
+    joint: ClassVar[bool] = False
+
+    @property
+    def positions(self) -> int:
+        """Patches of a latent."""
+        return (self.size // self.patch) ** 2
+
+    def draws(self, name: str, steps: int) -> LevelSampler:
+        """Times and noises by this sampler. Raises ValueError."""
+        return LevelSampler(name, (self.channels, self.size, self.size))
+
+    def flops(self, steps: int = 1, classes: int = 1) -> float:
+        """Multiply-adds × 2 of one draw, for each class."""
+        in_and_out = self.patch**2 * (self.channels + self.predicted)
+        own = DiTConfig(self.dim, self.n_layer, self.n_head, 1, self.positions, self.n_classes)
+        return own.flops(steps, classes) + classes * self.positions * 2.0 * self.dim * (in_and_out - 2)
