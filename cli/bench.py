@@ -55,7 +55,7 @@ def bench(
 
     \b
     Example: anytime-cls bench --batch-size 1,4,16
-             anytime-cls bench --shape randar-l --device cuda --dtype bf16 --compile
+             anytime-cls bench --shape randar-l --dtype bf16 --compile
     """
     import torch
 

@@ -98,9 +98,9 @@ def calibrate(
 
     \b
     Example: anytime-cls calibrate full.h5 --risk 0.01 --out cal.json
-             anytime-cls calibrate full.h5 --prefix 16 --rungs 4,8 --write-model runs/cifar10
+             anytime-cls calibrate full.h5 --prefix 16 --write-model MODEL
              anytime-cls calibrate full.h5 --accuracy-drop 0.01
-             anytime-cls calibrate m4.h5 m8.h5 --risk 0.01 --write-model runs/cifar10 --recommend 0.01
+             anytime-cls calibrate m4.h5 m8.h5 --write-model M --recommend 0.01
     """
     drops = numbers("--accuracy-drop", accuracy_drop, float) or []
     risks = numbers("--risk", risk or (None if drops else "0.01,0.02,0.05"), float) or []

@@ -16,6 +16,7 @@ from . import streams
 from .bench import bench
 from .calibrate import calibrate
 from .errors import FAILED, INTERRUPTED, PIPE, USAGE, Refused, complain, explained, out_of_memory
+from .help import CLASSIFY, HERE, MEASURE, MODELS, OUTPUT, RACE, App
 from .models import app as models_app
 from .plot import plot
 from .preset import apply_preset
@@ -25,11 +26,15 @@ from .sweep import sweep
 from .trace import app as trace_app
 from .train import train
 
-app = typer.Typer(add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-app.add_typer(models_app, name="models")
-app.add_typer(trace_app, name="trace")
+app = App(add_completion=True)
 
 Option = typer.Option
+TRY = """\
+anytime-cls classify photo.jpg              # what is in it, and how sure
+anytime-cls classify photos/ --budget 0.5s  # a line each, in half a second
+anytime-cls models ls                       # which models there are
+anytime-cls train FOLDER --out MODEL        # a model of your own classes
+anytime-cls --help                          # all commands"""
 
 
 def _version(wanted: bool) -> None:
@@ -49,11 +54,10 @@ def _root(
     classes as soon as they cannot win.
     """
     if context.invoked_subcommand is None:
-        typer.echo(context.get_help())
-        raise typer.Exit(USAGE)
+        typer.echo(TRY)
 
 
-@app.command("classify")
+@app.command("classify", rich_help_panel=CLASSIFY)
 def _classify(
     context: typer.Context,
     images: Annotated[
@@ -64,16 +68,26 @@ def _classify(
     budget: Annotated[
         str | None,
         Option(
+            rich_help_panel=RACE,
             metavar="AMOUNT",
             show_default=False,
             help="Most to spend on an image: 0.5s, 800ms, 2m, 200passes, 8orders or 3TFLOP. Seconds run from "
-            "the decoded image to the answer. Without one: until decided, or --max-orders.",
+            "the decoded image to the answer. Without one: until stable, or --max-orders.",
         ),
     ] = None,
     delta: option.Delta = None,
     rule: option.Rule = None,
     max_orders: option.MaxOrders = None,
-    top: Annotated[int, Option(min=1, metavar="N", help="Classes in the ranking, best first.")] = 5,
+    top: Annotated[
+        int,
+        Option(
+            rich_help_panel=OUTPUT,
+            min=1,
+            metavar="N",
+            show_default=False,
+            help="Classes of the ranking that are shown, best first. Default: 5; for many pictures 1.",
+        ),
+    ] = 5,
     abstain_below: Annotated[
         float | None,
         Option(
@@ -139,7 +153,7 @@ def _classify(
     return classify.run(images or [], files_from, model, asked, device, batch_size, output, note, set_by_it)
 
 
-@app.command("doctor")
+@app.command("doctor", rich_help_panel=HERE)
 def _doctor(
     model: option.Model = "cifar10",
     device: option.Device = "auto",
@@ -156,13 +170,15 @@ def _doctor(
     return doctor.run(model, device, dtype, json)
 
 
-app.command("bench")(bench)
-app.command("sweep")(sweep)
-app.command("replay")(replay)
-app.command("calibrate")(calibrate)
-app.command("plot")(plot)
-app.command("train")(train)
-app.command("serve")(serve)
+app.command("serve", rich_help_panel=CLASSIFY)(serve)
+app.command("sweep", rich_help_panel=MEASURE)(sweep)
+app.command("replay", rich_help_panel=MEASURE)(replay)
+app.command("plot", rich_help_panel=MEASURE)(plot)
+app.command("calibrate", rich_help_panel=MEASURE)(calibrate)
+app.add_typer(trace_app, name="trace", rich_help_panel=MEASURE)
+app.add_typer(models_app, name="models", rich_help_panel=MODELS)
+app.command("train", rich_help_panel=MODELS)(train)
+app.command("bench", rich_help_panel=HERE)(bench)
 
 
 def _wait_politely() -> None:

@@ -13,17 +13,18 @@ import typer
 from anytime_cls.stats.wording import percent_interval
 
 from .errors import FAILED, Refused, complain, explained, readable
+from .help import App
 
 if TYPE_CHECKING:
     from anytime_cls.models.card import ModelCard
 
-app = typer.Typer(rich_markup_mode=None, help="The models that can be raced: list, fetch, convert, measure.")
+app = App(help="The models that can be raced: list, fetch, convert, measure.")
 
 
 @app.command("ls")
 def _ls(
     models: Annotated[
-        list[str] | None, typer.Argument(metavar="[MODELS...]", help="Also these folders and files.")
+        list[str] | None, typer.Argument(metavar="MODELS", help="Also these folders and files.")
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
 ) -> int:
@@ -134,16 +135,22 @@ def convert(
     out: Annotated[
         Path, typer.Argument(show_default=False, help="A new .safetensors file, or a new model folder.")
     ],
-    name: Annotated[str, typer.Option(help="The model's name; the output's by default.")] = "",
+    name: Annotated[
+        str, typer.Option(metavar="NAME", help="The model's name; the output's by default.")
+    ] = "",
     heads: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Attention heads; width / 64 by default.")
+        int | None,
+        typer.Option(min=1, metavar="N", show_default=False, help="Attention heads; width / 64 by default."),
     ] = None,
     tokens: Annotated[
-        int | None, typer.Option(min=1, show_default=False, help="Tokens an image; 256 by default.")
+        int | None,
+        typer.Option(min=1, metavar="N", show_default=False, help="Tokens an image; 256 by default."),
     ] = None,
     labels: Annotated[
         Path | None,
-        typer.Option(show_default=False, help="Class names, one a line; for 1,000 classes ImageNet's."),
+        typer.Option(
+            metavar="FILE", show_default=False, help="Class names, one a line; for 1,000 classes ImageNet's."
+        ),
     ] = None,
 ) -> int:
     """Convert weights of a RandAR transformer once, to load fast and safely from then on.

@@ -7,9 +7,12 @@ from typing import Annotated
 
 from typer import Option
 
+from .help import MACHINE, MODEL, OUTPUT, RACE
+
 Model = Annotated[
     str,
     Option(
+        rich_help_panel=MODEL,
         metavar="NAME",
         help="An embedded model (see 'models ls'), a model folder, a pulled name (randar-l), a .safetensors "
         "or .pt file, or hf:owner/repo/file.",
@@ -18,6 +21,7 @@ Model = Annotated[
 Rule = Annotated[
     str | None,
     Option(
+        rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
         help="What drops classes: paired, strict, marginal, value, fixed (all orders, the paper's), funnel, "
@@ -29,6 +33,7 @@ Rule = Annotated[
 Delta = Annotated[
     float | None,
     Option(
+        rich_help_panel=RACE,
         metavar="P",
         show_default=False,
         help="Probability of another answer than all orders would give, 0 < P < 1. Default: the model's, or "
@@ -38,6 +43,7 @@ Delta = Annotated[
 MaxOrders = Annotated[
     int | None,
     Option(
+        rich_help_panel=RACE,
         min=1, max=65535, metavar="K", show_default=False,
         help="Most orders of an image. Default: the model's, or 32.",
     ),
@@ -45,6 +51,7 @@ MaxOrders = Annotated[
 Orders = Annotated[
     str | None,
     Option(
+        rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
         help="Orders: uniform, antithetic, stratified (with --prefix), raster or constant.",
@@ -53,6 +60,7 @@ Orders = Annotated[
 Screen = Annotated[
     str | None,
     Option(
+        rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
         help="Ranks every class before the first order: table, gradient or none. Default: the one that the "
@@ -62,17 +70,24 @@ Screen = Annotated[
 Prefix = Annotated[
     int | None,
     Option(
+        rich_help_panel=RACE,
         min=1, metavar="M", show_default=False,
         help="A pass scores only the first M tokens of its order. Default: all of them.",
     ),
 ]  # fmt: skip
 Classes = Annotated[
     str | None,
-    Option(metavar="A,B,...", show_default=False, help="Race only these classes, by name, synset or id."),
+    Option(
+        rich_help_panel=MODEL,
+        metavar="A,B,...",
+        show_default=False,
+        help="Race only these classes, by name, synset or id.",
+    ),
 ]
 Preset = Annotated[
     str | None,
     Option(
+        rich_help_panel=RACE,
         metavar="NAME", show_default=False,
         help="The paper's settings: paper (fixed, 20 uniform orders, mean of log p, float32), or its "
         "baselines of one order, paper-raster and paper-constant. Options given beside it win.",
@@ -80,17 +95,34 @@ Preset = Annotated[
 ]  # fmt: skip
 Crops = Annotated[
     str,
-    Option(metavar="NAME", help="center, or random: every order sees a new crop of 0.8 to 1.0 of the image."),
+    Option(
+        rich_help_panel=RACE,
+        metavar="NAME",
+        help="center, or random: every order sees a new crop of 0.8 to 1.0 of the image.",
+    ),
 ]
 LatentNoise = Annotated[
     float,
-    Option(metavar="T", help="Noise in the tokenizer's latents, 0 to 1, drawn anew for every order."),
+    Option(
+        rich_help_panel=RACE,
+        metavar="T",
+        help="Noise in the tokenizer's latents, 0 to 1, drawn anew for every order.",
+    ),
 ]
-Seed = Annotated[int, Option(metavar="N", min=0, help="Decides the random orders.")]
-Device = Annotated[str, Option(metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")]
-Dtype = Annotated[str, Option(metavar="NAME", help="The transformer's: float32, bf16 or fp16.")]
-BatchSize = Annotated[str, Option(metavar="ROWS", help="Most passes in a batch, or auto for the device.")]
-Quiet = Annotated[bool, Option("--quiet", "-q", help="Nothing on standard error but errors.")]
+Seed = Annotated[int, Option(rich_help_panel=RACE, metavar="N", min=0, help="Decides the random orders.")]
+Device = Annotated[
+    str, Option(rich_help_panel=MACHINE, metavar="NAME", help="auto, cpu, cuda, cuda:N or mps.")
+]
+Dtype = Annotated[
+    str, Option(rich_help_panel=MACHINE, metavar="NAME", help="The transformer's: float32, bf16 or fp16.")
+]
+BatchSize = Annotated[
+    str,
+    Option(rich_help_panel=MACHINE, metavar="ROWS", help="Most passes in a batch, or auto for the device."),
+]
+Quiet = Annotated[
+    bool, Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Nothing on standard error but errors.")
+]
 
 
 def batch_size(text: str) -> int | None:
@@ -122,6 +154,7 @@ def _raise_max_pixels(value: int | None) -> int | None:
 MaxPixels = Annotated[
     int | None,
     Option(
+        rich_help_panel=MACHINE,
         min=1, metavar="N", show_default=False, callback=_raise_max_pixels,
         help="Largest 8-bit picture that is decoded (178,956,970); wider modes and slow formats have less.",
     ),

@@ -78,7 +78,7 @@ def replay(
     ] = None,
     model: Annotated[
         str | None,
-        Option(show_default=False,
+        Option(metavar="NAME", show_default=False,
                help="Whose priors and calibrations to use, by name or folder. Default: the trace's own."),
     ] = None,
     priors_from: Annotated[
@@ -103,7 +103,7 @@ def replay(
 
     \b
     Example: anytime-cls replay full.h5 -o curves.h5
-             anytime-cls replay full.h5 --rule paired --rule marginal --delta 0.01,0.05,0.1 --max-orders 8,32
+             anytime-cls replay full.h5 --rule paired --delta 0.01,0.05,0.1
     """
     settings: dict[str, list[Any]] = {
         name: values

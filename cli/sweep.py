@@ -141,8 +141,8 @@ def sweep(
     interrupted.
 
     \b
-    Example: anytime-cls sweep cifar10 --root data/cifar10/test --rule fixed --limit 1000
-             anytime-cls sweep imagenet --model randar-l --workers 8 -o in1k.h5 --resume
+    Example: anytime-cls sweep cifar10 --root data/cifar10 --rule fixed
+             anytime-cls sweep imagenet --model randar-l --workers 8 --resume
     """
     asked, note, set_by_it = apply_preset(context, preset, {
         "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget, "seed": seed,

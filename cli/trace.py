@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from .errors import FAILED, USAGE, Refused, complain, explained, readable
+from .help import App
 from .outputs import check_output
 
 if TYPE_CHECKING:
     from anytime_cls.traces.read import Trace
     from anytime_cls.traces.schema import TraceError
 
-app = typer.Typer(rich_markup_mode=None, help="Look into traces, join shards, export to CSV or Parquet.")
+app = App(help="Look into traces, join shards, export to CSV or Parquet.")
 
 
 @app.command("info")

@@ -86,11 +86,6 @@ def test_help_imports_nothing_heavy():
     assert re.search(r"^anytime-cls \d+\.\d+\.\d+$", done.stdout, re.M)
 
 
-def test_no_command_shows_help(capsys):
-    assert main([]) == 2
-    assert "classify" in capsys.readouterr().out
-
-
 @pytest.mark.parametrize(
     ("args", "says"),
     [
