@@ -20,6 +20,7 @@ from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.estimate import LONG, Estimate, estimate
 from anytime_cls.engine.job import Job
+from anytime_cls.engine.threads import Threads
 from anytime_cls.models.card import DEFAULT_MODEL, ModelCard
 from anytime_cls.models.zoo import read_card
 from anytime_cls.pixels.decode import ImageError, Source, decode
@@ -35,9 +36,12 @@ from anytime_cls.scorers.registry import method
 class AnytimeClassifier:
     """A model's card, its scorer and an engine. Use :meth:`load`."""
 
-    def __init__(self, card: ModelCard, scorer: Scorer, batch_size: int | None = None):
+    def __init__(
+        self, card: ModelCard, scorer: Scorer, batch_size: int | None = None, threads: int | None = None
+    ):
         self.card, self.scorer = card, scorer
-        self.engine = Engine(scorer, batch_size, identity=card.identity, probe=self._grey)
+        chosen = Threads(threads) if scorer.device == "cpu" else None
+        self.engine = Engine(scorer, batch_size, identity=card.identity, probe=self._grey, threads=chosen)
         self.load_seconds = 0.0
         self.tokenize_seconds = 0.0  # what the slowest image since the first took to tokenise
         self._warm = False
@@ -50,15 +54,17 @@ class AnytimeClassifier:
         device: str = "auto",
         dtype: str = "float32",
         batch_size: int | None = None,
+        threads: int | None = None,
     ) -> AnytimeClassifier:
         """Load an embedded model by name, or a model directory, or a card that was read.
 
+        threads: torch's on a CPU, for the whole process; None: one or all, whichever is faster at the time.
         Raises ValueError (ModelError) in one line: no such model, damaged weights, no such device.
         """
         began = time.perf_counter()
         where = choose_device(device)
         card = model if isinstance(model, ModelCard) else read_card(model)
-        self = cls(card, method(card.method).load(card, str(where), dtype_name(dtype)), batch_size)
+        self = cls(card, method(card.method).load(card, str(where), dtype_name(dtype)), batch_size, threads)
         self.load_seconds = time.perf_counter() - began
         return self
 

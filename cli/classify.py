@@ -55,6 +55,7 @@ def run(
     out: Output,
     note: str = "",
     preset: Collection[str] = (),
+    threads: int | None = None,
 ) -> int:
     """Returns the exit code. Raises Refused before anything is classified if the request makes no sense.
 
@@ -66,7 +67,7 @@ def run(
     try:
         rows = check(images, files_from, out, people, batch_size)
         card, plan = settle(model, asked, preset)
-        classifier = load(card, device, asked["dtype"], rows)
+        classifier = load(card, device, asked["dtype"], rows, threads)
     except ValueError as error:
         raise Refused(str(error)) from None
     note = "\n".join(filter(None, (*card.notes, note)))
@@ -127,13 +128,15 @@ def settle(model: str, asked: dict[str, Any], preset: Collection[str]) -> tuple[
     return card, make(options, card, preset=preset)
 
 
-def load(card: ModelCard, device: str, dtype: str, batch_size: int | None) -> AnytimeClassifier:
+def load(
+    card: ModelCard, device: str, dtype: str, batch_size: int | None, threads: int | None = None
+) -> AnytimeClassifier:
     """The model on its device. Raises ValueError in one line."""
     from anytime_cls.classifier import AnytimeClassifier
     from anytime_cls.engine.device import choose_device
 
     choose_device(device)
-    return AnytimeClassifier.load(card, device, dtype, batch_size)
+    return AnytimeClassifier.load(card, device, dtype, batch_size, threads)
 
 
 def introduce(
@@ -141,13 +144,11 @@ def introduce(
 ) -> None:
     """What is about to run, for people. ready, warm: seconds it took to load, and to learn a batch's cost.
     note: further lines."""
-    import torch
-
     from anytime_cls.race.registry import DELTA_RULES
 
-    card, design = classifier.card, plan.design
-    device = classifier.engine.device
-    where = f"{device}, {torch.get_num_threads()} threads" if device.type == "cpu" else str(device)
+    card, design, engine = classifier.card, plan.design, classifier.engine
+    engine.settle()
+    where = f"{engine.device}, {engine.threads}" if engine.threads else str(engine.device)
     dtype = classifier.scorer.dtype
     learned = f" and clocked in {output.duration(warm)}" if warm > 0.2 else ""
     delta = f" at δ = {plan.delta:g}" if plan.rule.name in DELTA_RULES else ""

@@ -26,7 +26,7 @@ REPEATS = 5
 LIMIT = 20.0  # seconds after which no further batch size is measured
 
 
-def run(model: str, device: str, dtype: str, as_json: bool) -> int:
+def run(model: str, device: str, dtype: str, as_json: bool, threads: int | None = None) -> int:
     """Returns 1 if something is broken, else 0."""
     try:
         choose_dtype(dtype)
@@ -35,7 +35,7 @@ def run(model: str, device: str, dtype: str, as_json: bool) -> int:
         raise Refused(str(error)) from None
     report = look(where)
     try:
-        classifier = AnytimeClassifier.load(model, str(where), dtype)
+        classifier = AnytimeClassifier.load(model, str(where), dtype, threads=threads)
         report["model"] = {"name": classifier.card.name, "load_seconds": round(classifier.load_seconds, 3)}
         report["model"] |= measure(classifier)
     except (ValueError, RuntimeError) as error:  # no such model, damaged, a dtype that does not run
@@ -92,6 +92,7 @@ def measure(classifier: AnytimeClassifier) -> dict[str, Any]:
     from anytime_cls.engine.bench import rows_of, seconds_of, transformer_of
 
     model, device = transformer_of(classifier.scorer), classifier.engine.device
+    classifier.engine.settle()
     began = time.perf_counter()
     speeds = []
     for rows in BATCHES:
@@ -113,6 +114,7 @@ def measure(classifier: AnytimeClassifier) -> dict[str, Any]:
     learnt = classifier.engine.cost
     return {
         "device": str(device),
+        "threads": None if classifier.engine.threads is None else str(classifier.engine.threads),
         "dtype": classifier.scorer.dtype,
         "tokens": model.config.n_tokens,
         "gflop_per_pass": round(model.config.flops() / 1e9, 4),
@@ -153,10 +155,11 @@ def print_report(report: Mapping[str, Any]) -> None:
 
 def model_lines(model: Mapping[str, Any]) -> Sequence[tuple[str, str]]:
     learnt = model["calibration"]
+    where = model["device"] + (f" with {model['threads']}" if model["threads"] else "")
     lines = [
         (
             "model",
-            f"{model['name']} in {model['dtype']} on {model['device']}, loaded in "
+            f"{model['name']} in {model['dtype']} on {where}, loaded in "
             f"{duration(model['load_seconds'])}; {model['tokens']} tokens, "
             f"{model['gflop_per_pass']:g} GFLOP a pass",
         )

@@ -113,6 +113,7 @@ def _classify(
     preset: option.Preset = None,
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
+    threads: option.Threads = None,
     batch_size: option.BatchSize = "auto",
     files_from: Annotated[
         str | None,
@@ -150,7 +151,9 @@ def _classify(
         "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
     output = classify.Output(top, json, trace, live, quiet, tuple(context.obj), abstain_below)
-    return classify.run(images or [], files_from, model, asked, device, batch_size, output, note, set_by_it)
+    return classify.run(
+        images or [], files_from, model, asked, device, batch_size, output, note, set_by_it, threads
+    )
 
 
 @app.command("doctor", rich_help_panel=HERE)
@@ -158,6 +161,7 @@ def _doctor(
     model: option.Model = "cifar10",
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
+    threads: option.Threads = None,
     json: Annotated[bool, Option("--json", help="One JSON object.")] = False,
 ) -> int:
     """Check this machine: versions, devices, and measured passes per second.
@@ -167,7 +171,7 @@ def _doctor(
     """
     from . import doctor
 
-    return doctor.run(model, device, dtype, json)
+    return doctor.run(model, device, dtype, json, threads)
 
 
 app.command("serve", rich_help_panel=CLASSIFY)(serve)

@@ -116,6 +116,13 @@ Device = Annotated[
 Dtype = Annotated[
     str, Option(rich_help_panel=MACHINE, metavar="NAME", help="The transformer's: float32, bf16 or fp16.")
 ]
+Threads = Annotated[
+    int | None,
+    Option(
+        rich_help_panel=MACHINE, min=1, max=1024, metavar="N", show_default=False,
+        help="CPU threads. Default: one, half of the cores or all, whichever is faster now.",
+    ),
+]  # fmt: skip
 BatchSize = Annotated[
     str,
     Option(rich_help_panel=MACHINE, metavar="ROWS", help="Most passes in a batch, or auto for the device."),

@@ -61,9 +61,7 @@ def serve(
     seed: option.Seed = 0,
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
-    threads: Annotated[
-        int, Option(min=0, max=1024, metavar="N", help="CPU threads; 0 leaves them as they are.")
-    ] = 0,
+    threads: option.Threads = None,
     batch_size: option.BatchSize = "auto",
     quiet: option.Quiet = False,
 ) -> int:  # fmt: skip
@@ -91,12 +89,8 @@ def serve(
             rows = option.batch_size(batch_size)
             card, plan = settle(model, asked, ())
             listening = stack.enter_context(_listen(host, port))
-            if threads:
-                import torch
-
-                torch.set_num_threads(threads)
             began = time.perf_counter()
-            classifier = load(card, device, dtype, rows)
+            classifier = load(card, device, dtype, rows, threads)
             ready = time.perf_counter() - began
             warm = classifier.warm_up()
         except ValueError as error:

@@ -125,6 +125,7 @@ def sweep(
     ] = None,
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
+    threads: option.Threads = None,
     batch_size: option.BatchSize = "auto",
     max_pixels: option.MaxPixels = None,
     quiet: option.Quiet = False,
@@ -172,7 +173,7 @@ def sweep(
             labels_file=labels, seed=seed, shift=shift,
         )  # fmt: skip
         plan = sweep_plan(data, card, options, set_by_it)
-        job = Sweep(model, card, plan, data, crew, out, shard, device, dtype, rows)
+        job = Sweep(model, card, plan, data, crew, out, shard, device, dtype, rows, threads)
     except ValueError as error:
         raise Refused(str(error)) from None
     return run(job, note)
@@ -277,10 +278,12 @@ class Sweep:
         device: str,
         dtype: str,
         batch_size: int | None,
+        threads: int | None = None,
     ):
         from anytime_cls.engine.device import choose_device
+        from anytime_cls.engine.threads import threads_each
         from anytime_cls.plan.plan import Runtime
-        from anytime_cls.sweeps.sweep import Shard, threads_each
+        from anytime_cls.sweeps.sweep import Shard
 
         self.model, self.card, self.plan, self.dataset = model, card, plan, dataset
         self.crew, self.out = crew, out
@@ -293,7 +296,8 @@ class Sweep:
         self.device = device  # as typed: workers choose among their own
         here = str(choose_device(device))
         on_cpu = here == "cpu" and crew.engine == _LOCAL  # on Ray its nodes decide
-        self.runtime = Runtime(here, dtype, batch_size, threads_each(crew.workers) if on_cpu else None)
+        most = threads or (threads_each(crew.workers) if on_cpu else None)
+        self.runtime = Runtime(here, dtype, batch_size, most, fixed=threads is not None)
         if self.shard and not self.shard.indices(len(dataset.samples)):
             raise ValueError(f"no image is left for shard {self.shard} of {len(dataset.samples)} images")
 
@@ -340,15 +344,14 @@ class Sweep:
 
     def _alone(self) -> Callable[..., Tally]:
         """The sweep in this process."""
-        import torch
-
         from anytime_cls.classifier import AnytimeClassifier
         from anytime_cls.sweeps.sweep import run_sweep
 
         runtime = self.runtime
-        if runtime.threads:
-            torch.set_num_threads(runtime.threads)
-        classifier = AnytimeClassifier.load(self.card, runtime.device, runtime.dtype, runtime.batch_size)
+        given = runtime.threads if runtime.fixed else None
+        classifier = AnytimeClassifier.load(
+            self.card, runtime.device, runtime.dtype, runtime.batch_size, given
+        )
         return lambda writer, meter, interrupts: run_sweep(
             classifier, self.dataset, self.plan, writer, meter, self.shard, interrupts
         )
@@ -361,7 +364,7 @@ class Sweep:
         runtime, count = self.runtime, self.crew.workers
         setup = Setup(
             self.model, self.device, runtime.dtype, runtime.batch_size, runtime.threads, self.dataset,
-            self.plan, labels=self.card.labels,
+            self.plan, labels=self.card.labels, fixed=runtime.fixed,
         )  # fmt: skip
         team: Crew
         if self.crew.engine == _RAY:

@@ -20,6 +20,8 @@ import numpy as np
 
 from anytime_cls.files import cache_folder, replace_file
 
+UNSURE = 1.25  # times what is expected: a cautious estimate before there are
+ENOUGH = 4  # observations
 SLOW = 0.5  # seconds of a single pass from which dozens of them are too many to learn from
 
 
@@ -77,7 +79,7 @@ class CostModel:
 
     def seconds(self, rows: int, prefix: int) -> float:
         """A cautious estimate of a batch: rarely exceeded, seconds."""
-        caution = max(1.05, float(np.quantile(self._ratios, 0.9))) if len(self._ratios) >= 4 else 1.25
+        caution = max(1.05, float(np.quantile(self._ratios, 0.9))) if len(self._ratios) >= ENOUGH else UNSURE
         return caution * self.expected(rows, prefix)
 
     def observe(self, rows: int, prefix: int, seconds: float) -> None:
@@ -85,6 +87,12 @@ class CostModel:
         expected = self.expected(rows, prefix)
         if expected > 0:
             self._ratios.append(seconds / expected)
+
+    def correct(self, rows: int, prefix: int, seconds: float) -> None:
+        """Forget what was observed for the sake of a batch that was timed just now."""
+        if self.expected(rows, prefix) > 0:
+            self._ratios.clear()
+            self._ratios.extend([UNSURE * seconds / self.expected(rows, prefix)] * ENOUGH)
 
     def rows_within(self, seconds: float, prefix: int) -> int:
         """The most rows whose batch is expected to take at most `seconds`; at least 1."""

@@ -9,6 +9,7 @@ is not padded, which would cost it time, nor is a race under a budget in seconds
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
@@ -19,6 +20,7 @@ import torch
 from anytime_cls.engine import cost as costs
 from anytime_cls.engine.job import Job
 from anytime_cls.engine.spending import LOOKUP
+from anytime_cls.engine.threads import Threads
 from anytime_cls.engine.window import Window
 from anytime_cls.scorers.base import Encoded, Piece, Scorer
 
@@ -27,6 +29,8 @@ AUTO_ROWS = {"cpu": 32, "cuda": 256, "mps": 64}
 # sequence positions in a tile: enough to keep the device busy, few enough to stay in a CPU's cache (32 rows
 # of the embedded model at once are a fifth slower than 8 at a time) and to waste little on padding
 TILE_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 13, "mps": 1 << 12}
+WARY = 100  # trials' time that must be left of a budget for another look at the threads: late ones are slow
+TRIAL = 2e9  # FLOPs of a batch that tells how many threads are best, at most: some 20 ms
 
 
 class Stopped(Exception):
@@ -44,6 +48,7 @@ class Engine:
         bits. Out of memory halves the tile.
     identity : what a cached calibration belongs to (weights' hash); None: measure every time
     probe : an encoded image to calibrate the clock with, made when it is asked for
+    threads : how many of the CPU's, chosen among; None on another device, where nothing is chosen
     """
 
     def __init__(
@@ -52,16 +57,18 @@ class Engine:
         batch_size: int | None = None,
         identity: str | None = None,
         probe: Callable[[], Encoded] | None = None,
+        threads: Threads | None = None,
     ):
         self.scorer = scorer
         self.device = torch.device(scorer.device)
         self.batch_size = batch_size or AUTO_ROWS.get(self.device.type, 32)
         self._positions = TILE_POSITIONS.get(self.device.type, 1 << 10)
         self.cost = costs.CostModel(scorer.shape.flops, scorer.shape.steps)
-        self.identity, self.probe = identity, probe
+        self.identity, self.probe, self.threads = identity, probe, threads
         self.joint = scorer.shape.joint  # one call gives all classes
         self.passes = 0.0  # whole passes run so far
         self._stop: Callable[[], bool] | None = None
+        self._image: Encoded | None = None  # the probe's, once it was made
 
     @property
     def n_tokens(self) -> int:
@@ -88,6 +95,7 @@ class Engine:
 
     def calibrate(self, fresh: bool = False) -> float:
         """Learn what a batch costs here; returns the seconds it took (0 from the cache)."""
+        self.settle()
         if self.cost.slope > 0 and not fresh:
             return 0.0
         key = self.identity and costs.cache_key(
@@ -101,24 +109,54 @@ class Engine:
         cached = costs.read_cached(key) if key and not fresh else None
         if cached:
             self.cost.overhead, self.cost.slope = cached
+            self._doubt()
             return 0.0
         began = time.perf_counter()
-        rows = min(self.batch_size, 16)
-        if self.probe is None:
-            raise ValueError("the engine has no image to calibrate its clock with")
-        steps = self.n_tokens
-        draw = self.scorer.shape.draws("uniform", steps).at(0, b"", 0)  # what a plan falls back to
-        encoded = self.probe()
 
         def run(b: int) -> float:
+            work = self._probe(b, self.n_tokens)
             t = time.perf_counter()
-            self._tiles([Piece(encoded, draw, np.zeros(b, int))], (steps,))
+            work()
             return time.perf_counter() - t
 
-        self.cost.calibrate(run, rows)
+        self.cost.calibrate(run, min(self.batch_size, 16))
         if key:
             costs.write_cached(key, self.cost.overhead, self.cost.slope)
         return time.perf_counter() - began
+
+    def settle(self, within: float = math.inf) -> None:
+        """Find out how many threads are fastest now, if that is due; within: the seconds that it may take."""
+        threads = self.threads
+        if threads is None or not threads.due or self.probe is None:
+            return
+        if within < WARY * threads.trial:
+            threads.retreat()
+            return
+        rows, steps = self._trial
+        threads.choose(self._probe(rows, steps), self.scorer.shape.flops(steps, rows))
+        self._doubt()
+
+    def _doubt(self) -> None:
+        """Correct a calibration that was made when the machine was busier, or less busy, than it is now."""
+        if self.threads is not None and self.threads.trial > 0:
+            self.cost.correct(*self._trial, self.threads.trial)
+
+    @property
+    def _trial(self) -> tuple[int, int]:
+        """Rows of a batch that tells how fast the machine is, and their steps."""
+        steps = max(1, min(self.n_tokens, int(TRIAL / self.cost.whole * self.n_tokens)))
+        most = 1 if self.joint else self.tile(steps)
+        return max(1, min(most, int(TRIAL / self.scorer.shape.flops(steps, 1)))), steps
+
+    def _probe(self, rows: int, steps: int) -> Callable[[], object]:
+        """Runs a batch of this size, of no race. Raises ValueError where there is no image for it."""
+        if self.probe is None:
+            raise ValueError("the engine has no image to calibrate its clock with")
+        if self._image is None:
+            self._image = self.probe()
+        draw = self.scorer.shape.draws("uniform", steps).at(0, b"", 0)  # what a plan falls back to
+        piece = Piece(self._image, draw, np.zeros(rows, int))
+        return lambda: self._tiles([piece], (steps,))
 
     def race(
         self,
@@ -146,7 +184,10 @@ class Engine:
         padding = [pieces[0]._replace(classes=np.zeros(spare, int))] if spare else []
         began = time.perf_counter()
         scores = self._tiles([*pieces, *padding], at)[: len(pieces)]
-        self.cost.observe(n + spare, steps, time.perf_counter() - began)
+        took = time.perf_counter() - began
+        self.cost.observe(n + spare, steps, took)
+        if self.threads is not None:
+            self.threads.watch(took, self.scorer.shape.flops(steps, n + spare))
         self.passes += self.cost.passes(n, steps, len(pieces))
         return scores
 

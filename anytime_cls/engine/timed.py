@@ -25,6 +25,7 @@ def race_timed(engine: Engine, job: Job, on_update: Callable[[Job], None] | None
     if on_update is not None and job.screens:
         on_update(job)
     while not job.finished():
+        engine.settle(spending.left)
         job.refill()
         (order, classes), length = job.pending[0], job.next_length
         ahead = 0.0 if job.views is None else job.views.seconds_ahead(order)

@@ -45,6 +45,7 @@ class Window:
         """Every job, as it ends."""
         queue, begun, more = iter(jobs), 0, True
         while self.active or more:
+            self.engine.settle()  # between two batches, and before the next image's clock begins
             while more and len(self.active) < self.most:
                 if self.active and begun - self.active[0][0] >= AHEAD * self.most:
                     break

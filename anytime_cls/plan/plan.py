@@ -81,10 +81,11 @@ class Runtime:
     """Where a run computes, which changes no decision: not a part of the plan.
 
     device, dtype : as typed. batch_size : most passes in a batch, None for the device's. threads : of the
-    CPU, None for torch's choice.
+    CPU, at most, None for torch's choice. fixed : as many of them, whatever is faster.
     """
 
     device: str = "auto"
     dtype: str = "float32"
     batch_size: int | None = None
     threads: int | None = None
+    fixed: bool = False

@@ -20,7 +20,7 @@ from anytime_cls.scorers.base import Array, Encoded, Piece, Screen
 from anytime_cls.scorers.shapes import QUARTERS
 from anytime_cls.scorers.sigma import Transformer
 
-_ROWS = 512  # positions of the gradient's rows that are held at once
+_ROWS = 512  # positions that are held at once, of the gradient's rows and of the table's
 
 
 @final
@@ -44,13 +44,18 @@ class TableScreen:
         model, cfg = self._model, self._model.config
         device = model.output.weight.device
         out = np.empty((cfg.n_tokens, cfg.vocab_size, cfg.n_classes), np.float32)
-        classes = torch.arange(cfg.n_classes, device=device)
-        nothing = torch.zeros(1, cfg.n_tokens, dtype=torch.int64, device=device).expand(len(classes), -1)
+        places = max(1, _ROWS // cfg.n_classes)  # at once: fewer rows would be cut otherwise by more threads
         with torch.inference_mode():
-            for place in range(cfg.n_tokens):
-                order = torch.full((len(classes), 1), place, device=device)
+            for first in range(0, cfg.n_tokens, places):
+                here = torch.arange(first, min(first + places, cfg.n_tokens), device=device)
+                order = here.repeat_interleave(cfg.n_classes)[:, None]
+                classes = torch.arange(cfg.n_classes, device=device).repeat(len(here))
+                nothing = torch.zeros(1, cfg.n_tokens, dtype=torch.int64, device=device).expand(
+                    len(order), -1
+                )
                 logits = model.output(model.hidden(nothing, classes, order, 1)[:, 0]).float()
-                out[place] = logits.log_softmax(dim=1).t().cpu().numpy()
+                found = logits.log_softmax(dim=1).view(len(here), cfg.n_classes, cfg.vocab_size)
+                out[first : first + len(here)] = found.transpose(1, 2).cpu().numpy()
         return out
 
     def flops(self, classes: int) -> float:

@@ -128,8 +128,8 @@ class RayCrew:
         if total.get("GPU", 0) and setup.device in ("auto", "cuda"):
             gpus = total["GPU"] / count
             self.resources["num_gpus"] = 1 if gpus >= 1 else gpus
-        threads = 1 << (max(1, int(cores)).bit_length() - 1)  # a power of two: `sweep.threads_each`
-        self.setup = ray.put(replace(setup, threads=threads))
+        threads = 1 << (max(1, int(cores)).bit_length() - 1)  # a power of two: `threads_each`
+        self.setup = ray.put(setup if setup.fixed else replace(setup, threads=threads))
 
     def start(self, slot: int) -> RayWorker:
         actor = self.ray.remote(Actor).options(**self.resources)

@@ -14,7 +14,6 @@ Killed at any moment, the same with `TraceWriter.resume` in place of `create` go
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections import deque
 from collections.abc import Callable, Collection, Iterable, Iterator
@@ -128,19 +127,6 @@ class Shard:
 
     def __str__(self) -> str:
         return f"{self.i}/{self.n}"
-
-
-def threads_each(count: int = 1) -> int:
-    """CPU threads for each of `count` processes that sweep: a power of two, within their share of the cores.
-
-    Kernels cut their work by threads. Cut in 1, 2, 4, 8 or 16 they give the same bits (measured with the
-    embedded model), in 3 or 5 they do not; and a trace must not depend on how many workers there were.
-    """
-    import torch
-
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    most = max(1, min(torch.get_num_threads(), cores // count))
-    return 1 << (most.bit_length() - 1)
 
 
 def sweep_plan(

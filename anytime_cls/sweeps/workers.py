@@ -55,7 +55,8 @@ class WorkersError(RuntimeError):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a worker needs. plan: from `sweep.sweep_plan`. threads: None leaves torch's choice.
+    """What a worker needs. plan: from `sweep.sweep_plan`. threads: at most; None leaves torch's choice.
+    fixed: that many, whatever is faster.
 
     labels: the classes of a model of open vocabulary; of others they are not asked for.
     trace: the trace to attach to, which has these provenance and labels; None: rows and scores are sent back.
@@ -71,6 +72,7 @@ class Setup:
     trace: str | None = None
     provenance: dict[str, Any] = field(default_factory=dict)
     labels: Sequence[str] | None = None
+    fixed: bool = False
 
 
 class Link(Protocol):
@@ -124,7 +126,8 @@ def serve(link: Link, setup: Setup, terminated: Callable[[], bool] = lambda: Fal
         if setup.threads:
             torch.set_num_threads(setup.threads)
         card = read_card(setup.model, setup.labels)
-        classifier = AnytimeClassifier.load(card, setup.device, setup.dtype, setup.batch_size)
+        threads = setup.threads if setup.fixed else None
+        classifier = AnytimeClassifier.load(card, setup.device, setup.dtype, setup.batch_size, threads)
         if setup.trace is not None:
             writer = TraceWriter.attach(setup.trace, setup.provenance, setup.dataset.labels)
     except ValueError as error:
