@@ -29,6 +29,7 @@ from anytime_cls.plan.options import RaceOptions, dtype_name
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.race.decision import Decision, Failure, Standing
 from anytime_cls.race.race import Race
+from anytime_cls.race.races import evidence
 from anytime_cls.scorers.base import Encoded, Scorer
 from anytime_cls.scorers.registry import method
 
@@ -214,6 +215,7 @@ class AnytimeClassifier:
             pass_tokens=job.length,
             seconds=job.seconds,
             ranking=ranking,
+            evidence=float(evidence(means)),
             shortlist=job.short,
             records=tuple(job.records),
             content=job.content.hex(),

@@ -210,6 +210,13 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
         f"priors on {images} images, thresholds on {first['images']}, held out {held['images']}{full}",
         style="dim", highlight=False,
     )  # fmt: skip
+    for entry in fitted.get("abstain", ()):
+        held = f", risk {entry['risk']:g}" if "risk" in entry else ""
+        places = ", ".join(f"{float(p):.0%}: {nats:.3g}" for p, nats in entry["thresholds"].items())
+        console.print(
+            f"none of these, {entry['rule']}{held}: evidence below, in nats, at so many false alarms: {places}",
+            style="dim", highlight=False,
+        )  # fmt: skip
 
 
 def _held(entry: dict[str, Any]) -> str:

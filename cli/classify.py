@@ -43,6 +43,7 @@ class Output:
     quiet: bool
     command: tuple[str, ...]  # the arguments as they were typed
     abstain_below: float | None = None  # the least probability of an answer that is meant
+    abstain: float | None = None  # most of the model's own pictures that may be answered "none of these"
 
 
 def run(
@@ -67,11 +68,11 @@ def run(
     try:
         rows = check(images, files_from, out, people, batch_size)
         card, plan = settle(model, asked, preset)
+        about = About.of(card, plan, out.abstain_below, out.abstain)
         classifier = load(card, device, asked["dtype"], rows, threads)
     except ValueError as error:
         raise Refused(str(error)) from None
     note = "\n".join(filter(None, (*card.notes, note)))
-    about = About(plan, out.abstain_below)
     show: Show = PeopleShow(out.top, about) if people else JsonShow(out.top, about)
     ready = time.perf_counter() - began
     from anytime_cls.classifier import estimate_image, is_long

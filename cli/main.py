@@ -96,6 +96,15 @@ def _classify(
             help="Mark answers of a lower probability as abstained: 'abstained' in JSON.",
         ),
     ] = None,
+    abstain: Annotated[
+        float | None,
+        Option(
+            metavar="RISK",
+            show_default=False,
+            help="Answer 'none of these' where a picture has too little evidence for any class; at most this "
+            "share of pictures like the model's own is answered so. The model must be calibrated for it.",
+        ),
+    ] = None,
     classes: option.Classes = None,
     seed: option.Seed = 0,
     orders: option.Orders = None,
@@ -150,7 +159,7 @@ def _classify(
         "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix, "screen": screen,
         "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
-    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj), abstain_below)
+    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj), abstain_below, abstain)
     return classify.run(
         images or [], files_from, model, asked, device, batch_size, output, note, set_by_it, threads
     )

@@ -12,6 +12,7 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+from basics import write_photo
 from replay_data import full_trace, races
 from scipy.special import softmax
 from sweep_data import make_images
@@ -212,3 +213,17 @@ def test_a_shortlist_is_who_is_within_the_gap():
     recall, size = load("screen_recall").shortlists(values, np.array([1, 1, 0]))
     assert recall.tolist() == [1 / 3, 2 / 3, 1]
     assert np.allclose(size, [1, 1, 5 / 3])  # within 0, 0 and 1: 2, 2 and 1 classes at last
+
+
+def test_unlike_compares_scores_on_pictures_of_no_class(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    """Against a folder of the same pictures every score is at chance."""
+    for i in range(6):
+        for folder in ("own", "same"):
+            (tmp_path / folder).mkdir(exist_ok=True)
+            write_photo(tmp_path / folder / f"{i}.jpg", i)
+    line = ["x", str(tmp_path / "own"), str(tmp_path / "same"), "--model", str(tiny_model_dir)]
+    monkeypatch.setattr(sys, "argv", [*line, "--images", "6", "--device", "cpu"])
+    load("unlike").main()
+    rows = [row.split() for row in capsys.readouterr().out.splitlines()[2:]]
+    assert len(rows) == 8 and all(float(row[-3]) == 0.5 for row in rows)
+    assert {"evidence", "typicality", "best"} <= {row[0] for row in rows}

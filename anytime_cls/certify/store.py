@@ -51,6 +51,10 @@ def store_calibration(
             entries = {_key(entry): entry for entry in fields.get(kind, ())}
             entries |= {_key(entry): entry for entry in calibration.get(kind, ())}
             fields[kind] = [entries[key] for key in sorted(entries)]
+    if "abstain" in calibration:
+        rows = [*fields.get("abstain", ()), *calibration["abstain"]]
+        latest = {_abstain_key(entry): entry for entry in rows}
+        fields["abstain"] = [latest[key] for key in sorted(latest)]
     for key in ("priors", "temperature", "calibration_images"):
         if calibration.get(key) and (replace_priors or not fields.get(key)):
             fields[key] = calibration[key]
@@ -96,3 +100,8 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
     loss = entry.get("loss", DISAGREEMENT)
     prefix = entry.get("prefix") or 0
     return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], loss, entry["risk"]
+
+
+def _abstain_key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
+    prefix, risk = entry.get("prefix") or 0, entry.get("risk") or 0.0
+    return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], entry["rule"], risk

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from anytime_cls.certify.abstain import abstentions
 from anytime_cls.certify.choose import choose_stages
 from anytime_cls.certify.designs import (
     ALPHAS,
@@ -35,7 +36,7 @@ from anytime_cls.certify.temperature import decision_means, fit_temperature
 from anytime_cls.race.bounds import VariancePrior
 from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT
 from anytime_cls.race.registry import make_rule
-from anytime_cls.race.rules import CalibratedRule, Rule
+from anytime_cls.race.rules import CalibratedRule, FixedRule, Rule
 from anytime_cls.race.value import PRICES, ValueRule
 from anytime_cls.replay.source import Source
 from anytime_cls.traces.read import Trace
@@ -75,8 +76,8 @@ def calibrate_trace(
     progress : hears image-races done, and of how many
 
     Returns what `model.json` can hold: `priors` and `temperature` (of prefixes: in `designs`), `calibrated`
-    (a list, one entry a risk, with the figures on the held-out images under `held_out`), `prices`, and where
-    it is from.
+    (a list, one entry a risk, with the figures on the held-out images under `held_out`), `prices`, `abstain`
+    (abstain.py, by the held-out images), and where it is from.
 
     Raises ValueError, in one line, for a trace that is not full or lacks a prefix, risks outside (0, 1), or
     too few images.
@@ -107,7 +108,8 @@ def calibrate_trace(
     races = _race(design, np.concatenate([parts.thresholds, parts.held_out]), rules, label, progress)
 
     where = {key: trace.attrs[key] for key in ("model_sha256", "dataset", "seed") if key in trace.attrs}
-    entries: dict[str, list[dict[str, Any]]] = {"calibrated": [], "prices": []}
+    entries: dict[str, list[dict[str, Any]]] = {"calibrated": [], "prices": [], "abstain": []}
+    settled: list[tuple[dict[str, Any], Rule]] = [({"rule": "fixed"}, FixedRule())]
     for target, family in families:
         found = races.certify(target, [at[rule] for rule in family], parts.thresholds)
         if found is None:
@@ -122,6 +124,10 @@ def calibrate_trace(
         entries["prices" if isinstance(rule, ValueRule) else "calibrated"].append(
             held | design.about | first.knobs(rule) | prior | figures | where | {"held_out": measured}
         )
+        if isinstance(rule, CalibratedRule) and target.loss == DISAGREEMENT:
+            settled.append(({"rule": rule.name, "risk": target.risk}, rule))
+    none = abstentions(design, parts.held_out, settled, None if mean else confidence)
+    entries["abstain"] = [entry | where for entry in none]
 
     whose = ("model", "model_sha256", "tokenizer_sha256", "dataset", "order_sampler", "dtype")
     mine = {key: trace.attrs[key] for key in whose if key in trace.attrs}

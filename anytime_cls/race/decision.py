@@ -41,6 +41,7 @@ class Decision:
     pass_tokens: int  # tokens of an order that a pass scores: an image's, or a prefix
     seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
+    evidence: float = 0.0  # nats of the leader's mean above that of all classes raced; 0: not worked out
     shortlist: int | None = None  # classes that a screen left, uncalibrated, as the budget allowed no more
     records: tuple[Record, ...] = field(repr=False, default=())
     content: str = field(repr=False, default="")  # SHA-256 of the crop that was scored, hexadecimal

@@ -83,6 +83,24 @@ class Price(Certified):
 
 
 @dataclass(frozen=True)
+class Abstention:
+    """With how little evidence (`races.evidence`) a picture is answered "none of these", in which races."""
+
+    design: Design
+    rule: str  # "fixed", or "calibrated" to hold `risk`
+    risk: float | None  # None for fixed
+    thresholds: tuple[tuple[float, float], ...]  # (at most this share of the model's own pictures, nats)
+
+    def at(self, rate: float) -> float | None:
+        """The threshold of the largest share up to this; None where none is so small."""
+        return next((nats for share, nats in reversed(self.thresholds) if share <= rate), None)
+
+    def rarity(self, evidence: float) -> float | None:
+        """The smallest share at whose threshold a picture of such evidence is none of these, if any."""
+        return next((share for share, nats in self.thresholds if evidence < nats), None)
+
+
+@dataclass(frozen=True)
 class Recommended:
     """The race to run where nobody says how: fields of `RaceOptions`; prefix None for whole orders."""
 
@@ -101,6 +119,7 @@ class Fitted:
     fits: Mapping[tuple[str, int], Fit] = field(default_factory=dict)  # (kind of draw, steps) → what is known
     calibrated: tuple[Calibration, ...] = ()
     prices: tuple[Price, ...] = ()
+    abstain: tuple[Abstention, ...] = ()
     race: Recommended | None = None
     screens: Mapping[str, float] = field(default_factory=dict)  # name → the temperature of its estimates
 
@@ -127,9 +146,11 @@ class Fitted:
 
         calibrated = joined(self.calibrated, other.calibrated)
         prices = joined(self.prices, other.prices)
+        both = {(entry.design, entry.rule, entry.risk): entry for entry in self.abstain + other.abstain}
+        abstain = tuple(both.values())
         fits = {**self.fits, **{key: fit for key, fit in other.fits.items() if fit.priors}}
         screens = {**self.screens, **other.screens}
-        return Fitted(self.tokens, fits, calibrated, prices, other.race or self.race, screens)
+        return Fitted(self.tokens, fits, calibrated, prices, abstain, other.race or self.race, screens)
 
 
 # ---- as it is written: model.json and calibration files, where whole orders lie at the top
@@ -195,6 +216,21 @@ class _Price(_Entry, kw_only=True):
         return Price(**self.certified(tokens), price=self.price, temperature=self.temperature)
 
 
+class _Abstention(Struct, kw_only=True):
+    rule: Literal["fixed", "calibrated"]
+    k_max: _Count
+    order_sampler: str
+    n_classes: _Count
+    thresholds: dict[Annotated[str, Meta(pattern=r"^0\.\d{1,6}$")], Annotated[float, Meta(ge=-1e12, le=1e12)]]
+    prefix: _Count | None = None
+    risk: _Share | None = None
+
+    def read(self, tokens: int) -> Abstention:
+        design = Design(self.order_sampler, self.prefix or tokens, self.k_max, self.n_classes)
+        rising = tuple(sorted((float(share), float(nats)) for share, nats in self.thresholds.items()))
+        return Abstention(design, self.rule, self.risk, rising)
+
+
 class _Fit(Struct):
     priors: dict[Literal["paired", "marginal"], _Prior] = {}
     temperature: _Temperature | UnsetType = UNSET
@@ -221,6 +257,7 @@ class _File(_Fit):
     designs: list[_DesignFit] = []
     calibrated: list[_Calibration] = []
     prices: list[_Price] = []
+    abstain: list[_Abstention] = []
     race: _Race | None = None
     screens: dict[str, _Positive] = {}
 
@@ -235,6 +272,7 @@ class _File(_Fit):
             fits,
             tuple(entry.read(tokens) for entry in self.calibrated),
             tuple(entry.read(tokens) for entry in self.prices),
+            tuple(entry.read(tokens) for entry in self.abstain),
             None if race is None else Recommended(**to_builtins(race)),
             self.screens,
         )

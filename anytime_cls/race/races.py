@@ -245,6 +245,18 @@ class Races:
         return found
 
 
+def evidence(means: Array) -> Array:
+    """How far the best class stands above the average of all classes raced, nats: [..., C] → [...].
+
+    A likelihood ratio of the answer to "one of these at random": what all classes gain from a picture that is
+    easy to code cancels, as it does not in log p(x) itself (docs/abstain.md). 0 where there is no number.
+    """
+    known = np.isfinite(means).all(axis=-1)
+    with np.errstate(invalid="ignore"):
+        found: Array = np.where(known, means.max(axis=-1) - means.mean(axis=-1), 0.0)
+    return found
+
+
 def effective_pulls(n: Array, k_max: int) -> Array:
     """`bounds.effective_n` of arrays: τ = n / (1 − n/K_max), ∞ at K_max."""
     with np.errstate(divide="ignore"):

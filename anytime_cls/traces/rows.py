@@ -36,7 +36,7 @@ def image_row(
         passes=evaluations(result),
         token_fraction=result.passes / full_cost,
         seconds=result.seconds, stop=result.stop, probability=result.probability,
-        content=result.content, flops=result.flops,
+        content=result.content, flops=result.flops, evidence=result.evidence,
     )  # fmt: skip
     return row, scores_of(result)
 

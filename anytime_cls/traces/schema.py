@@ -28,9 +28,10 @@ _ROW = np.dtype([("order", "<u2"), ("cls", "<u2"), ("prefix", "<u2"), ("round", 
 _COLUMNS = tuple(_ROW.names or ())
 _IMAGE = {"index": "<i8", "id": "str", "path": "str", "label": "<i8", "prediction": "<i8", "orders": "<i8",
           "passes": "<i8", "token_fraction": "<f8", "seconds": "<f8", "stop": "str", "probability": "<f8",
-          "error": "str", "content": "str", "flops": "<f8", "size": "<i8", "modified": "<i8"}  # fmt: skip
+          "error": "str", "content": "str", "flops": "<f8", "size": "<i8", "modified": "<i8",
+          "evidence": "<f8"}  # fmt: skip
 # columns that schema 1 has not, or the first traces of schema 2, and what stands for them
-_LATER = {"content": "", "flops": 0.0, "size": 0, "modified": 0}
+_LATER = {"content": "", "flops": 0.0, "size": 0, "modified": 0, "evidence": 0.0}
 
 
 class TraceError(ValueError):
@@ -46,7 +47,8 @@ class ImageRow:
     error: why the image has no answer, else empty (kept to 300 characters). content: SHA-256 of the crop that
     the scorer saw, hexadecimal: it decides the draws. flops: multiply-adds x 2 that the race took, 0 where
     nobody counted. size, modified: bytes of the file that it was read from, and when that last changed, in
-    nanoseconds since 1970; 0 where it lay in no file.
+    nanoseconds since 1970; 0 where it lay in no file. evidence: nats of the answer's mean log-likelihood
+    above that of all classes raced (`race.races.evidence`), 0 where nobody worked it out.
     """
 
     id: str
@@ -64,6 +66,7 @@ class ImageRow:
     flops: float = 0.0
     size: int = 0
     modified: int = 0
+    evidence: float = 0.0
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,10 +21,13 @@ from ..errors import readable
 
 if TYPE_CHECKING:
     from anytime_cls.engine.estimate import Estimate
+    from anytime_cls.models.card import ModelCard
     from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision
+    from anytime_cls.race.fitted import Abstention
 
 SCHEMA = 1  # of rows: docs/json.schema.json
+UNUSUAL = 0.05  # share of the model's own pictures below whose evidence a line says so
 _LONE = re.compile("[\ud800-\udfff]")
 # `decided` is about more orders, not about being right: the probability is for that
 _STOPS = {"decided": "stable", "max-orders": "all orders used", "budget": "budget spent"}
@@ -88,13 +91,39 @@ class About:
 
     plan: RacePlan
     abstain_below: float | None = None  # the least probability of an answer that is meant
+    least: float | None = None  # evidence of a picture that is one of these, where --abstain asked
+    usual: Abstention | None = None  # what evidence the model's own pictures have, where that was fitted
+
+    @classmethod
+    def of(
+        cls, card: ModelCard, plan: RacePlan, abstain_below: float | None = None, rate: float | None = None
+    ) -> About:
+        """rate: of --abstain. Raises ValueError where the model was not calibrated for it."""
+        from anytime_cls.plan.abstain import abstention, threshold
+
+        least = None if rate is None else threshold(card, plan, rate)
+        return cls(plan, abstain_below, least, abstention(card, plan))
 
     def abstains(self, decision: Decision) -> bool:
-        return self.abstain_below is not None and decision.probability < self.abstain_below
+        unsure = self.abstain_below is not None and decision.probability < self.abstain_below
+        return unsure or bool(self.unlike(decision))
+
+    def unlike(self, decision: Decision) -> bool | None:
+        """Whether a picture is none of the classes, by --abstain; None where that cannot be said."""
+        from anytime_cls.plan.abstain import unlike
+
+        return None if self.least is None else unlike(decision, self.least)
+
+    def rarity(self, decision: Decision) -> float | None:
+        """At most this share of the model's own pictures have so little evidence; None: of the usual kind, or
+        not known."""
+        if self.usual is None or decision.stop == "budget" or decision.shortlist is not None:
+            return None
+        return self.usual.rarity(decision.evidence)
 
     def row(self, decision: Decision) -> dict[str, Any]:
-        """`calibrated`, `abstained` where it was asked for, `model` and `schema`: docs/json.md."""
-        plan, asked = self.plan, self.abstain_below is not None
+        """`calibrated`, `unlike` and `abstained` where asked for, `model` and `schema`: docs/json.md."""
+        plan, asked = self.plan, self.abstain_below is not None or self.least is not None
         model = {
             "name": plan.model, "method": plan.method, "sha256": plan.weights_sha256,
             "tokenizer_sha256": plan.encoder_sha256,
@@ -103,6 +132,7 @@ class About:
             "calibrated": plan.fitted
             and decision.shortlist is None
             and decision.prefix != 0,  # 0: a screen's
+            **({} if self.least is None else {"unlike": self.unlike(decision)}),
             **({"abstained": self.abstains(decision)} if asked else {}),
             "model": model,
             "schema": SCHEMA,
@@ -143,7 +173,9 @@ def count(n: float, word: str) -> str:
     return f"{amount(n)} {word if n == 1 else plural}"
 
 
-def decision_line(path: str, decision: Decision, n_tokens: int, abstains: bool = False) -> Text:
+def decision_line(
+    path: str, decision: Decision, n_tokens: int, abstains: bool = False, unlike: bool = False
+) -> Text:
     """Label, probability, K used, passes against the full cost, seconds, and why it stopped."""
     used = count(decision.orders, "order")
     if decision.pass_tokens < n_tokens:
@@ -155,7 +187,8 @@ def decision_line(path: str, decision: Decision, n_tokens: int, abstains: bool =
     if decision.shortlist is not None and decision.prefix != 0:
         used += f" of a shortlist of {decision.shortlist}, uncalibrated"
     line = Text(f"{readable(path)}: ")
-    line.append("abstains, the likeliest is " if abstains else "")
+    if abstains:
+        line.append("none of these, the likeliest is " if unlike else "abstains, the likeliest is ")
     line.append(readable(decision.label), "bold")
     line.append(f" {percent(decision.probability)}", "bold")
     line.append(f"  {used}, {amount(decision.passes)} of {amount(decision.full_passes)} passes, ")
@@ -192,6 +225,16 @@ def ranking_lines(decision: Decision, top: int) -> list[Text]:
         how = "not separated from its rivals"
     lines.append(Text(f"  {readable(decision.label)}: {how}", style="dim"))
     return lines
+
+
+def unusual_line(share: float) -> Text:
+    """That a picture may be none of the model's classes. share: of the model's own that have so little
+    evidence, at most."""
+    return Text(
+        f"  unlike the pictures this model knows: at most {share * 100:g} % of those have so little evidence "
+        "for any of its classes",
+        style="yellow",
+    )
 
 
 def print_text(console: Console, *lines: Text) -> None:
@@ -233,9 +276,12 @@ class PeopleShow(Show):
 
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
         abstains = self.about.abstains(decision)
-        lines = [decision_line(path, decision, self.about.plan.tokens, abstains)]
+        unlike = bool(self.about.unlike(decision))
+        lines = [decision_line(path, decision, self.about.plan.tokens, abstains, unlike)]
         if alone:
             lines += ranking_lines(decision, self.top)
+        if (share := self.about.rarity(decision)) is not None and share <= UNUSUAL and not unlike:
+            lines.append(unusual_line(share))
         print_text(self.console, *lines)
 
     def error(self, path: str, error: str) -> None:
