@@ -214,7 +214,7 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
         held = f", risk {entry['risk']:g}" if "risk" in entry else ""
         places = ", ".join(f"{float(p):.0%}: {nats:.3g}" for p, nats in entry["thresholds"].items())
         console.print(
-            f"none of these, {entry['rule']}{held}: evidence below, in nats, at so many false alarms: {places}",
+            f"evidence of none of these, {entry['rule']}{held}: nats at false alarms of {places}",
             style="dim", highlight=False,
         )  # fmt: skip
 
