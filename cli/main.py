@@ -15,6 +15,7 @@ from . import options as option
 from . import streams
 from .bench import bench
 from .calibrate import calibrate
+from .compare import compare
 from .errors import FAILED, INTERRUPTED, PIPE, USAGE, Refused, complain, explained, out_of_memory
 from .help import CLASSIFY, HERE, MEASURE, MODELS, OUTPUT, RACE, App
 from .models import app as models_app
@@ -187,6 +188,7 @@ app.command("serve", rich_help_panel=CLASSIFY)(serve)
 app.command("sweep", rich_help_panel=MEASURE)(sweep)
 app.command("replay", rich_help_panel=MEASURE)(replay)
 app.command("plot", rich_help_panel=MEASURE)(plot)
+app.command("compare", rich_help_panel=MEASURE)(compare)
 app.command("calibrate", rich_help_panel=MEASURE)(calibrate)
 app.add_typer(trace_app, name="trace", rich_help_panel=MEASURE)
 app.add_typer(models_app, name="models", rich_help_panel=MODELS)

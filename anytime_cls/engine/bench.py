@@ -223,6 +223,16 @@ def peak_memory(work: Callable[[], object], device: torch.device) -> int | None:
         return None
 
 
+def memory_in_use(device: torch.device) -> int | None:
+    """Bytes in use: allocated on a GPU, else this process's resident memory; None where unknown."""
+    if device.type == "cuda":
+        return int(torch.cuda.memory_allocated(device))
+    try:
+        return _status("VmRSS")
+    except OSError:
+        return None
+
+
 def _status(name: str) -> int:
     """A size in /proc/self/status, bytes."""
     for line in Path("/proc/self/status").read_text().splitlines():

@@ -95,6 +95,9 @@ def test_through_every_command(installed, pictures, tmp_path):
     assert all(json.loads(line)["agreement"] > 0.5 for line in out.splitlines())
     fitted = run_command(installed, tmp_path, "calibrate", "full.h5", "--risk", "0.2", "--json")
     assert json.loads(fitted)["calibrated"][0]["risk"] == 0.2
+    small = ("--limit", 12, "--max-orders", 4, "--time-images", 3, "--json", "-q")
+    out = run_command(installed, tmp_path, "compare", pictures, "--models", "colours:rgb", *small)
+    assert [row["method"] for row in json.loads(out)["rows"]] == ["colours:rgb"]
     pytest.importorskip("matplotlib")
     run_command(installed, tmp_path, "plot", "full.h5", "-o", "p.svg", "-q")
     assert (tmp_path / "p.svg").stat().st_size > 1000
