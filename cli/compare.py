@@ -79,6 +79,7 @@ def compare(
     device: option.Device = "auto",
     dtype: option.Dtype = "float32",
     batch_size: option.BatchSize = "auto",
+    threads: option.Threads = None,
     quiet: option.Quiet = False,
     json: Annotated[
         bool, Option("--json", help="One JSON object at the end, in place of the tables.")
@@ -101,11 +102,11 @@ def compare(
     try:
         rows = option.batch_size(batch_size)
         from anytime_cls.engine.device import choose_device
+        from anytime_cls.engine.threads import threads_each
         from anytime_cls.plan.options import dtype_name
         from anytime_cls.plan.plan import Runtime
         from anytime_cls.race.registry import CALIBRATED, RULES
         from anytime_cls.sweeps.contest import Contest, entrants, image_sets
-        from anytime_cls.sweeps.sweep import threads_each
 
         specs = list(dict.fromkeys(name for text in models or () for name in option.listed(text)))
         wanted = None if rules is None else list(option.listed(rules))
@@ -113,7 +114,8 @@ def compare(
             raise ValueError(f"unknown rule {strange[0]!r}: choose from {', '.join((*RULES, CALIBRATED))}")
         sets = image_sets(dataset, [name for text in shift or () for name in option.listed(text)])
         here = str(choose_device(device))
-        runtime = Runtime(here, dtype_name(dtype), rows, threads_each() if here == "cpu" else None)
+        most = threads or (threads_each() if here == "cpu" else None)
+        runtime = Runtime(here, dtype_name(dtype), rows, most, fixed=threads is not None)
         contest = Contest(
             out, entrants(specs, dataset, root, option.names(classes)), sets, root, option.names(classes),
             limit, seed, max_orders, max_draws, runtime, where.command,
@@ -207,13 +209,10 @@ def record(jobs: list[Job], where: Folder, interrupts: Interrupts) -> int:
     for number, job in enumerate(jobs, 1):
         name, runtime = job.entrant.card.identity, job.contest.runtime
         if loaded is None or loaded[0] != name:
-            if runtime.threads:
-                import torch
-
-                torch.set_num_threads(runtime.threads)
             loaded = None  # the one before goes first
             loaded = name, AnytimeClassifier.load(
-                job.entrant.card, runtime.device, runtime.dtype, runtime.batch_size
+                job.entrant.card, runtime.device, runtime.dtype, runtime.batch_size,
+                runtime.threads if runtime.fixed else None,
             )  # fmt: skip
         say(f"{number}/{len(jobs)}  {job.name} on {job.images.name}: {len(job.data.samples):,} images, "
             f"{job.plan.design}", where.quiet)  # fmt: skip

@@ -70,11 +70,10 @@ def _measure(card: ModelCard, plan: RacePlan, samples: Sequence[Sample], runtime
     from anytime_cls.engine.bench import peak_memory
     from anytime_cls.race.decision import Decision
 
-    if runtime.threads:
-        torch.set_num_threads(runtime.threads)
     device = torch.device(runtime.device)
     before = _in_use(device)
-    classifier = AnytimeClassifier.load(card, runtime.device, runtime.dtype, runtime.batch_size)
+    given = runtime.threads if runtime.fixed else None
+    classifier = AnytimeClassifier.load(card, runtime.device, runtime.dtype, runtime.batch_size, given)
     loaded = _in_use(device) - before
     sources = [sample.load() for sample in samples]
     classifier.classify(sources[0], plan)  # pays for allocation, kernels and tables

@@ -65,7 +65,8 @@ def machine(runtime: Runtime, times: Mapping[str, Mapping[str, Any]]) -> str:
 
     images = max((int(one["images"]) for one in times.values()), default=0)
     alone = min((int(one["images_alone"]) for one in times.values()), default=0)
-    threads = f", {runtime.threads} thread{'s' * (runtime.threads != 1)}" if runtime.threads else ""
+    many = "" if runtime.fixed or runtime.threads == 1 else "at most "
+    threads = f", {many}{runtime.threads} thread{'s' * (runtime.threads != 1)}" if runtime.threads else ""
     return (
         f"Live, each method in a process of its own, from the file to the answer: {images} images batched "
         f"(mean), at least {alone} alone (median); {device_name(torch.device(runtime.device))}{threads}, "
