@@ -20,6 +20,7 @@ from .outputs import check_output
 from .preset import apply_preset
 
 if TYPE_CHECKING:
+    from anytime_cls.classifier import AnytimeClassifier
     from anytime_cls.datasets.base import Dataset
     from anytime_cls.models.card import ModelCard
     from anytime_cls.plan.plan import RacePlan
@@ -288,6 +289,7 @@ class Sweep:
         self.model, self.card, self.plan, self.dataset = model, card, plan, dataset
         self.crew, self.out = crew, out
         self.begun = False  # there is a trace to go on with
+        self.classifier: AnytimeClassifier | None = None  # of this process, where it does the work
         self.shard = None if shard is None else Shard.parse(shard)
         parts = (dataset.name, card.name, plan.rule.name)
         name = "-".join(re.sub(r"[^\w.+-]+", "-", part).strip("-.") for part in parts)
@@ -333,9 +335,27 @@ class Sweep:
             except ValueError as error:
                 raise Refused(str(error)) from None
             self.begun = True
+            if not out.quiet:
+                self._announce(*remaining(self.dataset, writer, self.shard))
             with Meter(out.quiet) as meter:
                 tally = work(writer, meter, interrupts)
         return report(self.path, out.json, tally, self.dataset.left_out, out.again)
+
+    def _announce(self, tally: Tally, todo: list[int]) -> None:
+        """Say what is about to run, for about how long, and what for."""
+        from anytime_cls.sweeps.expect import expect
+
+        from .show.sweep import say
+        from .show.todo import todo as lines
+
+        classifier, workers = self.classifier, self.crew.workers
+        on, expected = f"{workers} workers ({self.crew.engine})", None
+        if classifier is not None:
+            expected = expect(classifier, self.plan, len(todo))
+            engine = classifier.engine
+            on = f"{engine.device}, {engine.threads}" if engine.threads else str(engine.device)
+        for line in lines(len(todo), tally.done, self.dataset.name, self.plan, on, expected):
+            say(line)
 
     def _tell(self, images: int) -> None:
         from .show.sweep import say
@@ -352,6 +372,7 @@ class Sweep:
         classifier = AnytimeClassifier.load(
             self.card, runtime.device, runtime.dtype, runtime.batch_size, given
         )
+        self.classifier = classifier
         return lambda writer, meter, interrupts: run_sweep(
             classifier, self.dataset, self.plan, writer, meter, self.shard, interrupts
         )

@@ -74,15 +74,19 @@ def estimate(
         batches = math.ceil(padded / engine.rows(tokens))
         return cost.overhead * batches + cost.slope * padded * cost.share(tokens)
 
+    screens = [stage.source for stage in rule.first_stages if isinstance(stage.source, str)]
+    screening = sum(engine.scorer.screens[name].flops(n_classes) for name in screens) / cost.whole
     caution = cost.seconds(1, length) / cost.expected(1, length)
     at_rungs = sum(batched(1, tokens) for tokens in rungs)
     rung_passes = sum(n_classes * cost.share(tokens) for tokens in rungs)
     per_order = n_classes * cost.share(length)
-    least_orders = 0 if rungs else first  # a race may be decided at its first rung
+    least_orders = 0 if rungs or screens else first  # a race may be decided by its screen, or its first rung
     least = batched(1, rungs[0]) if rungs else batched(first, length)
     least_passes = n_classes * cost.share(rungs[0]) if rungs else first * per_order
-    most = caution * (at_rungs + batched(max_orders, length))
-    most_passes = rung_passes + max_orders * per_order
+    if screens:
+        least, least_passes = cost.slope * screening, screening
+    most = caution * (cost.slope * screening + at_rungs + batched(max_orders, length))
+    most_passes = screening + rung_passes + max_orders * per_order
     least += tokenizing * (max(1, least_orders) if views else 1)
     most += tokenizing * (max_orders if views else 1)
     if budget is None:
