@@ -97,11 +97,11 @@ def pull(
     """
     from anytime_cls.models import hub
     from anytime_cls.models.card import ModelError
-    from anytime_cls.models.others.names import ENCODERS, PUBLISHED
+    from anytime_cls.models.others.names import ENCODERS, PUBLISHED, is_other
     from anytime_cls.models.zoo import fetch_model, fetch_other
 
     known = hub.MODELS | hub.TOKENIZERS
-    others = [name for name in dict.fromkeys(names) if name in PUBLISHED or name in ENCODERS]
+    others = [name for name in dict.fromkeys(names) if is_other(name)]
     try:
         files = {name: known.get(name) or hub.parse(name) for name in names if name not in others}
         hub.require()
@@ -239,15 +239,13 @@ def ls(models: Sequence[str], as_json: bool) -> int:
     """Print the embedded models, those pulled, and then `models`. Exit code 1 if one cannot be read."""
     from anytime_cls.models import hub
     from anytime_cls.models.card import DEFAULT_MODEL, ModelError
-    from anytime_cls.models.others.names import PUBLISHED, is_here
-    from anytime_cls.models.zoo import embedded_names, read_card
+    from anytime_cls.models.zoo import embedded_names, others_here, read_card
 
     from .show.output import print_json
 
     pulled = [name for name, file in hub.MODELS.items() if hub.cached(file)]
-    pulled += [name for name in PUBLISHED if is_here(name)]
     rows, code = [], 0
-    for name in [*embedded_names(), *pulled, *models]:
+    for name in [*embedded_names(), *pulled, *others_here(), *models]:
         try:
             card = read_card(name)
             row = describe(card) | {"default": name == DEFAULT_MODEL}

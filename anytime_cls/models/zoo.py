@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -58,10 +59,9 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
     if text in hub.MODELS or text.startswith(hub.PREFIX):
         return _bare_card(hub.find(text), text, fetch=text not in hub.MODELS)
     kind, colon, source = text.partition(":")
-    if text in PUBLISHED:
-        kind, colon, source = PUBLISHED[text].method, ":", text
-    if colon and takes_source(kind):
-        card: ModelCard = method(kind).card(source, labels)
+    if text in PUBLISHED or (colon and takes_source(kind)):
+        own = (PUBLISHED[text].method, text) if text in PUBLISHED else (kind, source)
+        card: ModelCard = method(own[0]).card(own[1], labels)
         return card
     path = Path(text)
     if (path / "model.json").is_file():
@@ -182,22 +182,41 @@ def _tokenizers_beside(checkpoint: Checkpoint) -> list[Path]:
     return [path for path in (checkpoint.path.parent / name for name in names) if path.is_file()]
 
 
-def fetch_other(name: str, say: Callable[[str], None] = lambda line: None) -> str:
-    """Fetch what the hub has of a name of `PUBLISHED` or `ENCODERS`; returns a line saying what is there now.
+def others_here() -> list[str]:
+    """Names of `PUBLISHED` that can be raced on this machine as it is."""
+    found = []
+    for name in PUBLISHED:
+        with suppress(ModelError):
+            found.append(read_card(name).name)
+    return found
 
-    Raises HubError if something cannot be fetched, ModelError for weights that no hub has.
+
+def fetch_other(name: str, say: Callable[[str], None] = lambda line: None) -> str:
+    """Fetch what the hub has of a name of `PUBLISHED` or `ENCODERS`, or of "timm:NAME".
+
+    Returns a line saying what is there now. Raises HubError if something cannot be fetched, ModelError for
+    weights that no hub has.
     """
     if name in ENCODERS:
         return f"{name}: {pull_part(ENCODERS[name], say)}"
+    if name.startswith("timm:"):
+        from anytime_cls.models.others.references import fetch
+
+        fetch(name.removeprefix("timm:"), say)
+        licence = read_card(name).fields.get("licence") or "no licence stated"
+        return f"{name}: ready, --model {name} ({licence})"
     published = PUBLISHED[name]
     if published.note:
         say(f"{name}: {published.note}")
     for part in published.parts:
         pull_part(part, say)
-    cached_weights(name)
+    if published.parts:
+        cached_weights(name)
     try:
         read_card(name)
     except MissingExtra as error:
+        if not published.parts:
+            raise
         say(str(error))
     return f"{name}: ready, --model {name} ({published.licence})"
 

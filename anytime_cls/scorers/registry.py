@@ -15,8 +15,10 @@ BUILT_IN = {  # lazily: "module:object", as an entry point says it
     "sigma": "anytime_cls.models.load:any_order",
     "dit": "anytime_cls.models.others.dit:dit",
     "sit": "anytime_cls.models.others.dit:sit",
+    "timm": "anytime_cls.models.others.references:timm",
+    "efficientnet": "anytime_cls.models.others.references:lite0",
 }
-OTHERS = ("dit", "sit")  # of the built-in ones, those of other people's weights: named METHOD:SOURCE
+OTHERS = ("dit", "sit", "timm")  # of the built-in ones, those of other people's weights: named METHOD:SOURCE
 
 
 @lru_cache(maxsize=1)

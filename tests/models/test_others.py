@@ -17,7 +17,7 @@ from anytime_cls.models.others.names import PUBLISHED, VAE
 from anytime_cls.models.zoo import read_card
 from anytime_cls.scorers.base import Piece
 from anytime_cls.scorers.diffusion import Ddpm, LatentDiffusion, SiTPath, Straight
-from anytime_cls.scorers.latents import LatentConfig
+from anytime_cls.scorers.others import LatentConfig
 from anytime_cls.scorers.registry import method
 from anytime_cls.testing import check_scorer
 from anytime_cls_cli.main import main
@@ -221,8 +221,8 @@ def test_pull_then_classify(published, photo, capsys, monkeypatch):
     row = json.loads(lines(capsys)[0])
     assert row["label"] in ("tabby", "tench", "tiger shark") and row["orders"] == 2
     assert main(["models", "ls", "--json"]) == 0
-    listed = [json.loads(line) for line in lines(capsys)[0].splitlines()]
-    assert listed[-1]["name"] == "dit-xl-2" and listed[-1]["licence"] == "CC BY-NC 4.0"
+    listed = {row["name"]: row for row in map(json.loads, lines(capsys)[0].splitlines())}
+    assert listed["dit-xl-2"]["licence"] == "CC BY-NC 4.0" and "sit-xl-2" not in listed
     assert main(["models", "info", "dit-xl-2", "--json"]) == 0
     known = json.loads(lines(capsys)[0])
     assert known["flops_class"] == read_card("dit-xl-2").shape.flops(1) and known["unit"] == "loss"

@@ -34,7 +34,13 @@ def hash_of(paths: Sequence[Path]) -> str:
 
 
 def card_of(
-    method: str, source: str, n_classes: int, image_size: int, shape: Shape, files: Sequence[Sequence[Path]]
+    method: str,
+    source: str,
+    n_classes: int,
+    image_size: int,
+    shape: Shape,
+    files: Sequence[Sequence[Path]],
+    licence: str = "",
 ) -> ModelCard:
     """A card of other people's weights; what `PUBLISHED` says of a name is on it, too.
 
@@ -44,7 +50,7 @@ def card_of(
     card = ModelCard.of(method, source, class_names(n_classes), image_size, shape, hashes)
     where = dict(zip(WEIGHTS, (files[0][-1], files[-1][-1]), strict=True))
     if source not in PUBLISHED:
-        return replace(card, files=where)
+        return replace(card, files=where, fields={**card.fields, **({"licence": licence} if licence else {})})
     fields = {**card.fields, "name": source, "licence": PUBLISHED[source].licence}
     return replace(card, name=source, path=where[WEIGHTS[0]], fields=fields, files=where)
 

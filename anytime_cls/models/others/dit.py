@@ -19,7 +19,7 @@ from anytime_cls.models.card import ModelCard, ModelError
 from anytime_cls.models.checkpoints import Entry, entries, plain_names
 from anytime_cls.models.others.common import card_of, require, source_of
 from anytime_cls.models.others.names import PUBLISHED, VAE, cached_weights
-from anytime_cls.scorers.latents import LatentConfig
+from anytime_cls.scorers.others import LatentConfig
 
 if TYPE_CHECKING:
     from anytime_cls.scorers.diffusion import LatentDiffusion

