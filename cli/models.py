@@ -284,7 +284,7 @@ def describe(card: ModelCard) -> dict[str, Any]:
         "labels": card.labels,
         "image_size": card.image_size,
         "tokens": fields["model"].get("n_tokens"),
-        "parameters": sum(parameters(path) for path in weights),
+        "parameters": fields.get("parameters") or sum(parameters(path) for path in weights),
         "accuracy": accuracy(fields.get("metrics")),
         "bytes": sum(path.stat().st_size for path in files),
         "licence": fields.get("licence") or fields.get("license"),

@@ -63,7 +63,8 @@ def test_pull_then_classify_offline(published, photo, capsys, monkeypatch):
 
     assert main(["models", "ls", "--json"]) == 0
     rows = [json.loads(line) for line in lines(capsys)[0].splitlines()]
-    assert [row["name"] for row in rows][-1] == "randar-l" and rows[-1]["classes"] == 1000
+    (row,) = [row for row in rows if row["name"] == "randar-l"]
+    assert row["classes"] == 1000
 
 
 def test_a_file_on_the_hub_is_fetched_when_it_is_named(published, capsys):

@@ -51,7 +51,9 @@ def card_of(
     where = dict(zip(WEIGHTS, (files[0][-1], files[-1][-1]), strict=True))
     if source not in PUBLISHED:
         return replace(card, files=where, fields={**card.fields, **({"licence": licence} if licence else {})})
-    fields = {**card.fields, "name": source, "licence": PUBLISHED[source].licence}
+    published = PUBLISHED[source]
+    about = {"name": source, "licence": published.licence, "parameters": published.parameters}
+    fields = {**card.fields, **about}
     return replace(card, name=source, path=where[WEIGHTS[0]], fields=fields, files=where)
 
 

