@@ -89,7 +89,7 @@ def pull(
 
     Files go to its cache (HF_HOME) and are checked against its checksums; an interrupted download goes on
     where it was. HF_TOKEN opens private files, HF_HUB_OFFLINE checks what is there. Needs pip install
-    "anytime-cls[hub]". Exit code 1 if something could not be fetched.
+    huggingface_hub. Exit code 1 if something could not be fetched.
 
     \b
     Example: anytime-cls models pull randar-l

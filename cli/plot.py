@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import shlex
 from pathlib import Path
@@ -16,14 +15,19 @@ from .outputs import check_output
 if TYPE_CHECKING:
     from anytime_cls.curves.analysis import Analysis
     from anytime_cls.curves.files import Material
+    from anytime_cls.curves.study import Study
     from anytime_cls.pictures.draw import Drawn
+    from anytime_cls.pictures.style import Format
+    from anytime_cls.race.fitted import Recommended
 
 Option = typer.Option
-_FORMATS = ("png", "svg", "pdf", "html")
+_FORMATS = ("png", "svg", "pdf", "pgf", "html")
 _X = ("passes", "flops", "seconds", "orders")
 _Y = ("accuracy", "agreement", "top5")
 _KINDS = ("pareto", "k", "classes-left", "budget", "reliability", "confusion")
 _BANDS = ("paired", "absolute", "none")
+_STYLES = ("page", "paper")
+_INCHES = {"in": 1.0, "cm": 1 / 2.54, "mm": 1 / 25.4, "pt": 1 / 72.27, "px": 1 / 96}
 
 
 def plot(
@@ -36,7 +40,10 @@ def plot(
         ),
     ],
     out: Annotated[
-        Path, Option("--out", "-o", metavar="FILE", show_default=False, help="FILE.png, .svg, .pdf or .html.")
+        Path,
+        Option(
+            "--out", "-o", metavar="FILE", show_default=False, help="FILE.png, .svg, .pdf, .pgf or .html."
+        ),
     ],
     x: Annotated[
         str | None,
@@ -58,6 +65,21 @@ def plot(
             help="Only these beside the fixed ones; 'paired' takes 'paired m=8' too. May be repeated.",
         ),
     ] = None,
+    every: Annotated[
+        bool, Option("--all", help="Name every curve, in a legend, not only those one has to know.")
+    ] = False,
+    style: Annotated[
+        str,
+        Option(
+            metavar="NAME",
+            help="page, or paper: text stays text, nothing around the picture, and beside it a caption and "
+            "tables in LaTeX and Markdown (FILE.tex, FILE.md).",
+        ),
+    ] = "page",
+    width: Annotated[
+        str | None,
+        Option(metavar="W", show_default=False, help="As 3.3in, 84mm, 8.4cm, 240pt or 400px; default 3.5in."),
+    ] = None,
     bands: Annotated[
         str,
         Option(
@@ -74,6 +96,9 @@ def plot(
 ) -> int:  # fmt: skip
     """Draw accuracy against compute, with the saving at equal accuracy; the numbers go to FILE.csv beside it.
 
+    Named are each model's race, the fixed K it replaces, the cheapest of those as accurate, and the front;
+    other curves are grey.
+
     A saving is measured against the cheapest fixed K, or screen alone, that is at least as accurate on
     the same images.
     Exit codes: 0 done, 1 could not be written, 2 the command makes no sense.
@@ -81,31 +106,35 @@ def plot(
     \b
     Example: anytime-cls plot full.h5 -o pareto.png
              anytime-cls plot curves.h5 full.h5 -o report.html
+             anytime-cls plot curves.h5 full.h5 -o figure.pdf --style paper --width 3.3in
     """
     ending = out.suffix.lower().removeprefix(".")
     for name, value, known in (
         ("-o", ending, _FORMATS), ("--x", x or "passes", _X), ("--y", y, _Y), ("--bands", bands, _BANDS),
-        ("--kind", kind or "all", (*_KINDS, "all")),
+        ("--kind", kind or "all", (*_KINDS, "all")), ("--style", style, _STYLES),
     ):  # fmt: skip
         if value not in known:
             what = (
                 f"a file ending in {', '.join('.' + k for k in known)}" if name == "-o" else ", ".join(known)
             )
             raise Refused(f"{name} takes {what}; got {str(out) if name == '-o' else value!r}")
-    check_output("-o", out, True, files)
-    check_output("-o", out.with_suffix(".csv"), True, files)
-    if importlib.util.find_spec("matplotlib") is None:
-        raise Refused("pictures need matplotlib: pip install 'anytime-cls[plot]'")
+    for beside in (out.suffix, ".csv", *((".tex", ".md") if style == "paper" else ())):
+        check_output("-o", out.with_suffix(beside), True, files)
+    inches = _inches(width)
     from anytime_cls.curves.analysis import analyse
     from anytime_cls.curves.study import join, select
+    from anytime_cls.pictures.style import Format
 
+    form = Format(inches, 96 if width and width.endswith("px") else 300, style == "paper")
     kind = kind or ("all" if ending == "html" else "pareto")
     kinds = list(_KINDS) if kind == "all" else [kind]
     opened: Material | None = None
     try:
         material = opened = _open(files, quiet, kinds != ["confusion"])
-        analysis = analyse(select(join(material.files), curve or []), x or "passes", y, bootstrap, seed)
-        drawn, missing = _draw(analysis, material, kinds, x, title if ending != "html" else "", bands)
+        study = select(join(material.files), curve or [])
+        analysis = analyse(study, x or "passes", y, bootstrap, seed, _recommended(study))
+        about = title if ending != "html" else ""
+        drawn, missing = _draw(analysis, material, kinds, x, about, bands, form, every or bool(curve))
         if not drawn:
             raise Refused(missing[0])
         if not quiet:
@@ -121,7 +150,9 @@ def plot(
                     complain(f"{trace.path} is not finished: these are {len(trace):,} images so far", 0)
             for line in missing:
                 complain(f"left out {line}", 0)
-        written = _write(out, ending, drawn, analysis, material, title, context)
+        written = _write(out, ending, drawn, analysis, material, title, context, form)
+        if style == "paper" and kinds == ["pareto"]:
+            written += _write_paper(out, drawn[0], analysis, bands, form, every or bool(curve), quiet)
     except ValueError as error:  # TraceError, CurvesError, ReplayError, StudyError: one line each
         raise Refused(str(error)) from None
     finally:
@@ -152,18 +183,62 @@ def _open(files: list[str], quiet: bool, replay: bool) -> Material:
         )  # fmt: skip
 
 
+def _inches(width: str | None) -> float:
+    """`3.3in`, `84mm`, `400px`, ... → inches; a number alone is inches. Raises Refused."""
+    if width is None:
+        from anytime_cls.pictures.style import WIDTH
+
+        return WIDTH
+    unit = next((unit for unit in _INCHES if width.strip().endswith(unit)), "")
+    try:
+        inches = float(width.strip().removesuffix(unit)) * _INCHES[unit or "in"]
+    except ValueError:
+        raise Refused(f"--width takes a length such as 3.3in, 84mm or 400px, not {width!r}") from None
+    if not 2 <= inches <= 20:
+        raise Refused(f"--width must be 2 to 20 inches, and {width} is {inches:.3g}")
+    return inches
+
+
+def _recommended(study: Study) -> dict[str, Recommended]:
+    """The default races of the embedded models among these runs, by model."""
+    from anytime_cls.models.known import recommended
+
+    hashes = {run.model: study.attrs[int(run.settings["file"])].get("model_sha256", "") for run in study.runs}
+    found = {model: recommended(str(sha)) for model, sha in hashes.items()}
+    return {model: race for model, race in found.items() if race is not None}
+
+
 def _draw(
-    analysis: Analysis, material: Material, kinds: list[str], x: str | None, title: str, bands: str
-) -> tuple[list[Drawn], list[str]]:
+    analysis: Analysis, material: Material, kinds: list[str], x: str | None, title: str, bands: str,
+    form: Format, every: bool,
+) -> tuple[list[Drawn], list[str]]:  # fmt: skip
     from anytime_cls.pictures.draw import draw
 
     budget_x = x if x in ("passes", "flops") else "seconds"
-    return draw(analysis, material, kinds, budget_x, title, bands)
+    return draw(analysis, material, kinds, budget_x, title, bands, form, every)
+
+
+def _write_paper(
+    out: Path, drawn: Drawn, analysis: Analysis, bands: str, form: Format, every: bool, quiet: bool
+) -> list[Path]:
+    """The caption and the tables beside the picture."""
+    from anytime_cls.files import replace_file
+    from anytime_cls.pictures.paper import caption, latex_text, markdown, paper_rows
+
+    words, rows = caption(analysis, bands, drawn.stopped, every), paper_rows(analysis, every)
+    texts = {
+        ".tex": latex_text(rows, words, out.name, form.width), ".md": markdown(rows, words),
+    }  # fmt: skip
+    for suffix, text in texts.items():
+        replace_file(out.with_suffix(suffix), text.encode("utf-8", "replace"))
+    if not quiet:
+        print(f"\n{readable(words)}")
+    return [out.with_suffix(suffix) for suffix in texts]
 
 
 def _write(
     out: Path, ending: str, drawn: list[Drawn], analysis: Analysis, material: Material, title: str,
-    context: typer.Context,
+    context: typer.Context, form: Format,
 ) -> list[Path]:  # fmt: skip
     """The pictures and their CSV files; several kinds are told apart by NAME-KIND. Each is replaced whole."""
     from anytime_cls.files import replace_file
@@ -175,7 +250,7 @@ def _write(
         path = out if not number else out.with_name(f"{out.stem}-{picture.kind}{out.suffix}")
         if ending != "html":
             memory = io.BytesIO()
-            save(picture.figure, memory, ending)
+            save(picture.figure, memory, ending, form)
             replace_file(path, memory.getbuffer())
             written.append(path)
         numbers = path.with_suffix(".csv")
@@ -237,8 +312,8 @@ def print_table(analysis: Analysis) -> None:
         style = "bold" if index == analysis.focus else ""
         table.add_row(*[Text(values[at], style) for at in shown])
     console.print(table)
-    best = analysis.best if analysis.best is not None else analysis.focus
-    console.print(Text("\n" + readable(verdict(analysis, best)), "dim"), soft_wrap=not console.is_terminal)
+    words = readable(verdict(analysis, analysis.focus))
+    console.print(Text("\n" + words, "dim"), soft_wrap=not console.is_terminal)
 
 
 def print_classes(drawn: Drawn) -> None:

@@ -77,7 +77,7 @@ def serve(
              curl --data-binary @photo.jpg http://127.0.0.1:8000/classify
     """
     if importlib.util.find_spec("fastapi") is None or importlib.util.find_spec("uvicorn") is None:
-        raise Refused("serving needs FastAPI and uvicorn: pip install 'anytime-cls[serve]'")
+        raise Refused("serving needs FastAPI and uvicorn: pip install fastapi uvicorn")
     asked = {
         "rule": rule, "delta": delta, "max_orders": max_orders, "budget": budget, "seed": seed,
         "classes": option.names(classes), "orders": orders, "prefix": prefix, "dtype": dtype,

@@ -106,7 +106,7 @@ def sweep(
         int, Option(min=1, metavar="N", help="Processes on this machine, one a CUDA device; or Ray actors.")
     ] = 1,
     engine: Annotated[
-        str, Option(metavar="NAME", help="Where workers run: local, or ray (pip install anytime-cls[ray]).")
+        str, Option(metavar="NAME", help="Where workers run: local, or ray (pip install ray).")
     ] = _LOCAL,
     address: Annotated[
         str | None,

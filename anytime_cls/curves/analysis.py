@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -18,11 +18,14 @@ from anytime_cls.curves.study import (
     StudyRun,
 )
 from anytime_cls.race.decision import UNRANKED
-from anytime_cls.race.registry import SCREEN_RULES
+from anytime_cls.race.fitted import Recommended
+from anytime_cls.race.registry import CALIBRATED, SCREEN_RULES
 from anytime_cls.stats.bootstrap import Means, bootstrap, difference
 from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.cost import pass_cost
 
 Array = np.ndarray
+LIVE = " (live)"  # ends the name of a curve that was recorded, not replayed
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,14 +50,16 @@ class Analysis:
     default: dict[str, int]
     resamples: int
     seed: int
+    recommended: Mapping[str, Recommended] = field(
+        default_factory=dict
+    )  # by model: how it is raced by default
 
     @property
     def focus(self) -> int:
-        """The run that single pictures are of: `paired` at its default, else the first that is not fixed."""
+        """The run that single pictures are of: the first model's race, else the first run there is."""
         runs = self.study.runs
-        racing = [i for i in self.default.values() if not runs[i].baseline]
-        paired = [i for i in racing if runs[i].rule == "paired"]
-        return (paired or racing or list(self.default.values()))[0]
+        race = race_of(runs, self.default, runs[0].model, self.recommended.get(runs[0].model))
+        return next(iter(self.default.values())) if race is None else race
 
     @property
     def paper_baseline(self) -> bool:
@@ -75,6 +80,22 @@ class Analysis:
         found = [(s.ratio, i) for i in self.default.values() if (s := self.savings[i]) is not None]
         return max(found, key=lambda item: (item[0], -item[1]))[1] if found else None
 
+    def all_orders(self, index: int) -> float | None:
+        """What all orders of every class cost on the x axis, in the run's design; None if unknown."""
+        run = self.study.runs[index]
+        attrs = self.study.attrs[int(run.settings["file"])]
+        if self.x_kind == "orders":
+            return float(run.k_max)
+        if "tokens" not in attrs or not run.passes.all():
+            return None
+        passes = run.k_max * len(self.study.labels) * pass_cost(attrs)
+        match self.x_kind:
+            case "seconds":
+                return passes * float(run.seconds.sum() / run.passes.sum())
+            case "flops":
+                return passes * float(attrs["flops"])
+        return passes
+
     def interval(self, index: int) -> tuple[float, float]:
         """95 % interval of y of one run; Wilson's where every image is alike, so resamples cannot differ."""
         low, high = self.y[[index]].interval()
@@ -84,9 +105,17 @@ class Analysis:
 
 
 def analyse(
-    study: Study, x_kind: str = "passes", y_kind: str = "accuracy", resamples: int = 1000, seed: int = 0
+    study: Study,
+    x_kind: str = "passes",
+    y_kind: str = "accuracy",
+    resamples: int = 1000,
+    seed: int = 0,
+    recommended: Mapping[str, Recommended] | None = None,
 ) -> Analysis:
-    """Means, intervals, front and savings. Raises StudyError where x or y is not known."""
+    """Means, intervals, front and savings. Raises StudyError where x or y is not known.
+
+    recommended: by model, its default race (`models.known.recommended`), at whose δ its curve is marked.
+    """
     if y_kind != "agreement":
         labelled = study.label >= 0
         if not labelled.any():
@@ -110,19 +139,51 @@ def analyse(
             savings_full.append(None)
             continue
         savings.append(saving(x, y, index, against))
-        savings_full.append(saving(x, y, index, fixed, reference=_most_orders(runs, fixed)))
+        savings_full.append(saving(x, y, index, fixed, reference=most_orders(runs, fixed.tolist())))
     all_fixed = [i for i, run in enumerate(runs) if run.rule == "fixed" and run.model == runs[0].model]
+    default = {name: default_run(runs, members, y.value) for name, members in study.series.items()}
+    for model, race in (recommended or {}).items():
+        default |= {runs[i].series: i for i in _as_recommended(runs, model, race)}
     return Analysis(
         study, x_kind, y_kind, x, y, pareto_front(x.value, y.value), savings, savings_full,
-        _most_orders(runs, np.array(all_fixed)) if all_fixed else None,
-        {name: default_run(runs, members, y.value) for name, members in study.series.items()},
-        resamples, seed,
+        most_orders(runs, all_fixed) if all_fixed else None, default, resamples, seed, recommended or {},
     )  # fmt: skip
 
 
-def _most_orders(runs: Sequence[StudyRun], fixed: Array) -> int:
+def race_of(
+    runs: Sequence[StudyRun], default: Mapping[str, int], model: str, recommended: Recommended | None = None
+) -> int | None:
+    """A model's race: one that was recorded, else as recommended, else `calibrated`, `paired`, or any.
+
+    default: of every series, the run that stands for it. None where everything of this model is a baseline.
+    """
+    racing = [i for i in default.values() if not runs[i].baseline and runs[i].model == model]
+    live = [i for i in racing if runs[i].live]
+    calibrated = [i for i in racing if runs[i].rule == CALIBRATED and "loss" not in runs[i].settings]
+    paired = [i for i in racing if runs[i].rule == "paired"]
+    like = [] if recommended is None else _as_recommended(runs, model, recommended)
+    for some in ([i for i in live if i in calibrated], live, like, calibrated, paired, racing):
+        if some:
+            return some[0]
+    return None
+
+
+def _as_recommended(runs: Sequence[StudyRun], model: str, race: Recommended) -> list[int]:
+    """The replayed run nearest in δ to a model's recommended race, of its rule, tokens and K_max, if any."""
+    like = [
+        i for i, run in enumerate(runs)
+        if (run.model, run.rule, run.k_max) == (model, race.rule, race.max_orders)
+        and not run.live and "loss" not in run.settings and run.settings.get("knob") == "delta"
+        and (run.whole if race.prefix is None else run.settings.get("prefix") == race.prefix)
+    ]  # fmt: skip
+    if not like:
+        return []
+    return [min(like, key=lambda i: abs(math.log(float(runs[i].settings["knob_value"]) / race.delta)))]
+
+
+def most_orders(runs: Sequence[StudyRun], fixed: Sequence[int]) -> int:
     """Of fixed runs, the one that scores most: the full computation. Over whole orders, if any is."""
-    return int(max(fixed, key=lambda i: (runs[i].whole, float(runs[i].passes.mean()))))
+    return max(fixed, key=lambda i: (runs[i].whole, float(runs[i].passes.mean())))
 
 
 def default_run(runs: Sequence[StudyRun], members: Sequence[int], y: Array) -> int:

@@ -167,6 +167,4 @@ def _hf_key(value: Any, names: list[str] | None) -> str | None:
 
 def _need(library: str, extra: str) -> None:
     if find_spec(library) is None:
-        raise DatasetError(
-            f"{extra}: needs {library}, which is not installed: pip install 'anytime-cls[{extra}]'"
-        )
+        raise DatasetError(f"{extra}: needs {library}, which is not installed: pip install {library}")

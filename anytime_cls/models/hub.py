@@ -78,7 +78,7 @@ def require() -> None:
     """Raises ModelError, saying how to install it, if huggingface_hub is missing."""
     if not available():
         raise ModelError(
-            'the Hugging Face Hub needs the package huggingface_hub: pip install "anytime-cls[hub]"'
+            "the Hugging Face Hub needs the package huggingface_hub: pip install huggingface_hub"
         )
 
 

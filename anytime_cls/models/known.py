@@ -8,7 +8,7 @@ from msgspec.json import decode
 
 from anytime_cls.models.card import WEIGHTS
 from anytime_cls.models.zoo import embedded_names, read_card
-from anytime_cls.race.fitted import Fitted
+from anytime_cls.race.fitted import Fitted, Recommended
 from anytime_cls.traces.known import trace_fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError
@@ -39,6 +39,15 @@ def known_of(trace: Trace, model: str | None = None, calibration: str | Path | N
         if card.sha256[WEIGHTS[0]] == sha:
             return card.fitted.merge(own)
     return own
+
+
+def recommended(model_sha256: str) -> Recommended | None:
+    """The default race of the embedded model with these weights; None for another model's."""
+    for name in embedded_names():
+        card = read_card(name)
+        if card.sha256[WEIGHTS[0]] == model_sha256:
+            return card.fitted.race
+    return None
 
 
 def _of_file(trace: Trace, path: Path, sha: str | None) -> Fitted:

@@ -1,6 +1,6 @@
 """Pictures: accuracy against compute, orders used, classes left, accuracy against budget, reliability.
 
-Matplotlib (`pip install "anytime-cls[plot]"`), without pyplot: no window, no global state. Single-column
+Matplotlib, without pyplot: no window, no global state. Single-column
 width, colours that colour-blind readers tell apart (Okabe & Ito 2008), and a marker and a dash pattern for
 each curve, so that it still reads in grey. The same numbers give the same file, byte for byte.
 """
@@ -22,6 +22,7 @@ from matplotlib.ticker import (
     NullFormatter,
     PercentFormatter,
 )
+from matplotlib.transforms import Bbox
 
 from anytime_cls.curves.analysis import Analysis
 from anytime_cls.curves.pareto import band, common_grid, front_steps
@@ -29,7 +30,8 @@ from anytime_cls.curves.study import X_KINDS, Y_KINDS
 from anytime_cls.pictures.style import (
     FAINT,
     INK,
-    WIDTH,
+    PAGE,
+    Format,
     Look,
     log_ticks,
     looks,
@@ -42,17 +44,19 @@ from anytime_cls.stats.reliability import Reliability
 Array = np.ndarray
 
 
-def _frame(tall: float, entries: Sequence[str] = (), title: str = "", note: str = "") -> tuple[Figure, Axes]:
+def _frame(
+    tall: float, entries: Sequence[str] = (), title: str = "", note: str = "", form: Format = PAGE
+) -> tuple[Figure, Axes]:
     """A figure of exact width: one pair of axes, `tall` inches high, and room below for legend and note."""
-    columns = 2 if max(map(len, entries), default=0) > 13 else 3
+    width, columns = form.width, _columns(entries, form)
     rows = -(-len(entries) // columns)
     top, bottom = 0.1 + 0.2 * bool(title), 0.42 + 0.145 * rows + _note_room(note)
     height = top + tall + bottom
-    figure = Figure(figsize=(WIDTH, height))
+    figure = Figure(figsize=(width, height))
     FigureCanvasAgg(figure)
-    ax = figure.add_axes((0.52 / WIDTH, bottom / height, 1 - 0.62 / WIDTH, tall / height))
+    ax = figure.add_axes((0.52 / width, bottom / height, 1 - 0.62 / width, tall / height))
     if title:
-        figure.text(0.52 / WIDTH, 1 - 0.06 / height, title, fontsize=8.5, va="top")
+        figure.text(0.52 / width, 1 - 0.06 / height, title, fontsize=8.5, va="top")
     if note:
         figure.text(0.5, 0.03 / height, note, fontsize=5.2, color=FAINT, ha="center", va="bottom")
     return figure, ax
@@ -63,9 +67,15 @@ def _note_room(note: str) -> float:
     return 0.02 + 0.095 * (note.count("\n") + 1) if note else 0.0
 
 
-def _legend(figure: Figure, ax: Axes, note: str = "") -> None:
+def _columns(entries: Sequence[str], form: Format) -> int:
+    """Of a legend: as many as the longest name allows."""
+    longest = max(map(len, entries), default=0)
+    return max(1, int(form.width / (0.45 + 0.055 * longest)))
+
+
+def _legend(figure: Figure, ax: Axes, note: str = "", form: Format = PAGE) -> None:
     handles, labels = ax.get_legend_handles_labels()
-    columns = 2 if max(map(len, labels)) > 13 else 3
+    columns = _columns(labels, form)
     low = (0.03 + _note_room(note)) / figure.get_figheight()
     figure.legend(
         handles, labels, loc="lower center", bbox_to_anchor=(0.5, low), ncols=columns, columnspacing=1.2,
@@ -79,7 +89,7 @@ def _legend(figure: Figure, ax: Axes, note: str = "") -> None:
 FREE = 1e-3  # of the middle run's cost: what takes less is drawn as a level
 
 
-def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") -> Figure:
+def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired", form: Format = PAGE) -> Figure:
     """Every series as a curve with its band, the Pareto front as a step line, dominated points faded.
 
     bands: `paired` (95 % intervals of the difference to all orders on the same images, drawn around the
@@ -91,9 +101,9 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
     style = looks(analysis)
     if analysis.reference is None and bands == "paired":
         bands = "absolute"
-    note = _note(analysis, bands)
-    with styled():
-        figure, ax = _frame(2.35, [*study.series, "Pareto front"], title, note)
+    title, note = ("", "") if form.paper else (title, _note(analysis, bands))
+    with styled(form):
+        figure, ax = _frame(2.35, [*study.series, "Pareto front"], title, note, form)
         ax.set_xscale("log")
         against = y[[analysis.reference]] if bands == "paired" and analysis.reference is not None else None
         grid = common_grid(x.value)
@@ -129,8 +139,8 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired") ->
         ax.set_ylabel(f"{Y_KINDS[analysis.y_kind]} (%)")
         percent_ticks(ax, min(top, 1.0))
         log_ticks(ax)
-        _name_orders(ax, analysis)
-        _legend(figure, ax, note)
+        name_orders(ax, analysis)
+        _legend(figure, ax, note, form)
         if analysis.best is not None:
             _write_saving(figure, ax, analysis, analysis.best, top)
     return figure
@@ -158,9 +168,11 @@ def _note(analysis: Analysis, bands: str) -> str:
     )
 
 
-def x_label(analysis: Analysis) -> str:
-    """The cost axis, with what is counted in a way a reader could miss."""
+def x_label(analysis: Analysis, short: bool = False) -> str:
+    """The cost axis, with what is counted in a way a reader could miss (unless `short`)."""
     text = X_KINDS[analysis.x_kind]
+    if short:
+        return text
     if analysis.x_kind == "seconds":
         kinds = {str(run.settings.get("seconds_kind", "")) for run in analysis.study.runs}
         text += {"estimated": " (estimated from passes)", "measured": " (measured)"}.get(
@@ -191,15 +203,16 @@ def _points(ax: Axes, analysis: Analysis, members: Array, default: int, look: Lo
         )  # fmt: skip
 
 
-def _name_orders(ax: Axes, analysis: Analysis) -> None:
-    """The baseline's K along the top edge, at its powers of two and its last."""
+def name_orders(ax: Axes, analysis: Analysis) -> list[Bbox]:
+    """The baseline's K along the top edge, at its powers of two and its last; where this is written."""
+    written: list[Bbox] = []
     if analysis.reference is None:
-        return
+        return written
     for index in analysis.study.series[analysis.study.runs[analysis.reference].series]:
         k = round(float(analysis.study.runs[index].orders.mean()))
         if k & (k - 1) == 0 or index == analysis.reference:
             text = f"K={k}" if k == 1 else f"{k}"
-            ax.annotate(
+            shown = ax.annotate(
                 text, (analysis.x.value[index], 1), (0, -1), xycoords=("data", "axes fraction"), fontsize=5.5,
                 textcoords="offset points", ha="center", va="top", color=FAINT, annotation_clip=True,
             )  # fmt: skip
@@ -207,6 +220,8 @@ def _name_orders(ax: Axes, analysis: Analysis) -> None:
                 [analysis.x.value[index]] * 2, [1, 1.012], transform=ax.get_xaxis_transform(), color=FAINT,
                 lw=0.6, clip_on=False,
             )  # fmt: skip
+            written.append(shown.get_window_extent())
+    return written
 
 
 def _write_saving(figure: Figure, ax: Axes, analysis: Analysis, index: int, top: float) -> None:
@@ -234,13 +249,16 @@ def _write_saving(figure: Figure, ax: Axes, analysis: Analysis, index: int, top:
 # --- the other pictures -------------------------------------------------------------------------------------
 
 
-def orders_figure(analysis: Analysis, title: str = "") -> Figure:
+def orders_figure(analysis: Analysis, title: str = "", form: Format = PAGE) -> Figure:
     """How many orders the images used, a row a rule at its default: shares, median and 95 % quantile."""
     runs, style = analysis.study.runs, looks(analysis)
     shown = {n: i for n, i in analysis.default.items() if not runs[i].baseline} or analysis.default
     most = max(int(runs[i].orders.max()) for i in shown.values())
-    with styled():
-        figure = Figure(figsize=(WIDTH, 0.55 + 0.2 * bool(title) + 0.58 * len(shown)), layout="constrained")
+    title = "" if form.paper else title
+    with styled(form):
+        figure = Figure(
+            figsize=(form.width, 0.55 + 0.2 * bool(title) + 0.58 * len(shown)), layout="constrained"
+        )
         FigureCanvasAgg(figure)
         axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
         for ax, (name, i) in zip(axes, shown.items(), strict=True):
@@ -271,16 +289,18 @@ def _round_orders(most: int) -> list[int]:
     return sorted({1 << i for i in range(most.bit_length()) if 1 << i <= 0.75 * most} | {most})
 
 
-def classes_left_figure(rows: Sequence[Mapping[str, Any]], analysis: Analysis, title: str = "") -> Figure:
+def classes_left_figure(
+    rows: Sequence[Mapping[str, Any]], analysis: Analysis, title: str = "", form: Format = PAGE
+) -> Figure:
     """Classes still racing on the k-th order: mean, for the first rule also the middle 50 and 90 % of images.
 
     rows: as `tables.classes_left_rows` gives them.
     """
     style = looks(analysis)
     names = list(dict.fromkeys(str(row["curve"]) for row in rows))
-    with styled():
+    with styled(form):
         entries = [*names, f"{names[0]}: 5–95, 25–75 %"]
-        figure, ax = _frame(1.9, entries, title)
+        figure, ax = _frame(1.9, entries, "" if form.paper else title, form=form)
         for number, name in enumerate(names):
             mine = [row for row in rows if row["curve"] == name]
             order, mean, q05, q25, q75, q95 = (
@@ -315,12 +335,12 @@ def classes_left_figure(rows: Sequence[Mapping[str, Any]], analysis: Analysis, t
         ax.yaxis.set_major_locator(LogLocator(10, (1, 2, 5)))
         ax.set_xlabel("order", labelpad=2)
         ax.set_ylabel("classes still scored (mean)")
-        _legend(figure, ax)
+        _legend(figure, ax, form=form)
     return figure
 
 
 def budget_figure(
-    rows: Sequence[Mapping[str, Any]], analysis: Analysis, unit: str, title: str = ""
+    rows: Sequence[Mapping[str, Any]], analysis: Analysis, unit: str, title: str = "", form: Format = PAGE
 ) -> Figure:
     """The anytime curve: accuracy of the answers had every race been stopped at a budget, with 95 % bands.
 
@@ -329,8 +349,8 @@ def budget_figure(
     style = looks(analysis)
     names = list(dict.fromkeys(str(row["curve"]) for row in rows))
     banded = _banded(analysis)
-    with styled():
-        figure, ax = _frame(2.0, names, title)
+    with styled(form):
+        figure, ax = _frame(2.0, names, "" if form.paper else title, form=form)
         ax.set_xscale("log")
         for name in names:
             mine = [row for row in rows if row["curve"] == name]
@@ -350,14 +370,16 @@ def budget_figure(
         ax.set_ylabel(f"{Y_KINDS[analysis.y_kind]} if stopped there (%)")
         percent_ticks(ax)
         log_ticks(ax)
-        _legend(figure, ax)
+        _legend(figure, ax, form=form)
     return figure
 
 
-def reliability_figure(got: Reliability, name: str, colour: str, title: str = "") -> Figure:
+def reliability_figure(
+    got: Reliability, name: str, colour: str, title: str = "", form: Format = PAGE
+) -> Figure:
     """Accuracy against confidence in bins with 95 % Wilson intervals, the ECE, and each bin's answers."""
-    with styled():
-        figure = Figure(figsize=(WIDTH, 3.2), layout="constrained")
+    with styled(form):
+        figure = Figure(figsize=(form.width, 3.2), layout="constrained")
         FigureCanvasAgg(figure)
         ax, below = figure.subplots(2, 1, sharex=True, gridspec_kw={"height_ratios": (3.4, 1)})
         ax.plot([0, 1], [0, 1], color=FAINT, lw=0.8, ls="--", zorder=2)

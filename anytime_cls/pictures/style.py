@@ -25,12 +25,27 @@ from anytime_cls.curves.analysis import Analysis
 INK = "#1b1c1e"  # text, axes and the baseline; report.py makes it follow the page's theme
 FAINT = "#8a8f96"
 WIDTH = 3.5  # inches: a column of a two-column paper
-PICTURES = ("png", "svg", "pdf")
-_COLOURS = {
+PICTURES = ("png", "svg", "pdf", "pgf")
+
+
+@dataclass(frozen=True)
+class Format:
+    """Where a picture goes. width: inches. dpi: of PNG. paper: into a document that has the words around it:
+    no title, no note below, and text as text, in the document's font where the kind of file can."""
+
+    width: float = WIDTH
+    dpi: int = 300
+    paper: bool = False
+
+
+PAGE = Format()
+RULES = {  # the colour of each rule, with --all
     "fixed": INK, "paired": "#0072B2", "strict": "#56B4E9", "marginal": "#E69F00", "funnel": "#009E73",
-    "clark-jaini": "#CC79A7", "halving": "#D55E00", "calibrated": "#7A5195", "value": "#332288",
+    "clark-jaini": "#CC79A7", "halving": "#D55E00", "calibrated": "#882255", "value": "#332288",
 }  # fmt: skip
-_SPARE = ("#8B6914", "#882255", "#117733", "#6E7F00", "#44AA99", "#AA4466", "#5566AA", "#996633")  # Tol 2021
+#: Curves with a name in the default picture: far apart for colour-blind readers too (tests/pictures/)
+LEADING = ("#0072B2", "#D55E00", "#882255", "#56B4E9")
+_SPARE = ("#8B6914", "#7A5195", "#117733", "#6E7F00", "#44AA99", "#AA4466", "#5566AA", "#996633")  # Tol 2021
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<", ">", "h")
 _DASHES: tuple[Any, ...] = (
     (0, (4, 1.5)),
@@ -68,7 +83,7 @@ def looks(analysis: Analysis) -> dict[str, Look]:
     out: dict[str, Look] = {}
     used: set[str] = set()
     for number, (name, members) in enumerate(analysis.study.series.items()):
-        colour = _COLOURS.get(analysis.study.runs[members[0]].rule, "")
+        colour = RULES.get(analysis.study.runs[members[0]].rule, "")
         if not colour or colour in used:
             colour = next((c for c in _SPARE if c not in used), _SPARE[number % len(_SPARE)])
         used.add(colour)
@@ -76,22 +91,37 @@ def looks(analysis: Analysis) -> dict[str, Look]:
     return out
 
 
+_PAPER: dict[Any, Any] = {
+    "svg.fonttype": "none", "font.size": 7, "axes.labelsize": 7.5, "xtick.labelsize": 6.5,
+    "ytick.labelsize": 6.5, "legend.fontsize": 6.5,
+}  # fmt: skip
+
+
 @contextmanager
-def styled() -> Iterator[None]:
+def styled(form: Format = PAGE) -> Iterator[None]:
     """The project's style, and nothing of the user's matplotlibrc."""
     with matplotlib.rc_context():
         matplotlib.rcdefaults()
-        matplotlib.rcParams.update(_STYLE)
+        matplotlib.rcParams.update(_STYLE | (_PAPER if form.paper else {}))
         yield
 
 
-def save(figure: Figure, path: Path | io.BytesIO, kind: str) -> None:
-    """Writes png (300 dpi), svg or pdf, without a date or a version, so equal figures are equal files."""
+def save(figure: Figure, path: Path | io.BytesIO, kind: str, form: Format = PAGE) -> None:
+    """Writes one of `PICTURES`, without a date or a version, so equal figures are equal files."""
+    if kind == "pgf":
+        from anytime_cls.pictures.pgf import pgf_text
+
+        content = pgf_text(figure).encode()
+        if isinstance(path, Path):
+            path.write_bytes(content)
+        else:
+            path.write(content)
+        return
     metadata: dict[str, Any] = {
         "png": {"Software": None}, "svg": {"Date": None, "Creator": None}, "pdf": {"CreationDate": None},
     }[kind]  # fmt: skip
-    with styled():
-        figure.savefig(path, format=kind, dpi=300, metadata=metadata)
+    with styled(form):
+        figure.savefig(path, format=kind, dpi=form.dpi, metadata=metadata)
 
 
 def svg_text(figure: Figure) -> str:

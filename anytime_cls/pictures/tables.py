@@ -12,14 +12,31 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.curves.analysis import Analysis
+from anytime_cls.curves.stopped import Stopped
 from anytime_cls.files import replace_file
 from anytime_cls.replay.progress import Progress
 from anytime_cls.stats.bootstrap import bootstrap
+from anytime_cls.stats.intervals import wilson
 from anytime_cls.stats.reliability import Reliability
 from anytime_cls.stats.reliability import reliability as reliability_of
 
 Array = np.ndarray
 Rows = list[dict[str, Any]]
+
+
+def stopped_rows(analysis: Analysis, sooner: Mapping[str, Stopped]) -> Rows:
+    """Points of recorded races that were stopped sooner: the columns of `point_rows` that they have."""
+    rows = []
+    for name, found in sooner.items():
+        run, n = analysis.study.runs[analysis.default[name]], len(analysis.study.ids)
+        for cost, share in zip(found.cost.tolist(), found.share.tolist(), strict=True):
+            low, high = wilson(share, n)
+            rows.append(
+                {"curve": f"{name}, stopped sooner", "rule": run.rule, "source": "live", "images": n,
+                 "x": analysis.x_kind, "x_mean": cost, "y": analysis.y_kind, "y_mean": share,
+                 "y_low": low, "y_high": high, "on_front": False, "default": False}
+            )  # fmt: skip
+    return rows
 
 
 def orders_rows(analysis: Analysis) -> Rows:

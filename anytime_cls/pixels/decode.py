@@ -43,8 +43,8 @@ _OPENING: dict[type[Exception], str] = {
     PermissionError: "permission denied: make the file readable",
 }
 _LOOKS_LIKE = {
-    b"ftypheic": "an HEIC photo: pip install 'anytime-cls[heif]', or save it as JPEG",
-    b"ftypheix": "an HEIC photo: pip install 'anytime-cls[heif]', or save it as JPEG",
+    b"ftypheic": "an HEIC photo: pip install pillow-heif, or save it as JPEG",
+    b"ftypheix": "an HEIC photo: pip install pillow-heif, or save it as JPEG",
     b"<": "a web page or XML: if it was downloaded, fetch the image again; if it is SVG, save it as PNG",
     b"version https://git-lfs": "a Git LFS pointer: run `git lfs pull`",
 }

@@ -41,5 +41,5 @@ def say_left_out(counts: Mapping[str, int]) -> str:
     parts = [f"{n:,} {why}" for why, n in sorted(counts.items(), key=lambda item: (-item[1], item[0]))]
     if len(parts) > _REASONS:
         parts[_REASONS:] = [f"{len(parts) - _REASONS} further kinds"]
-    hint = "; pip install 'anytime-cls[heif]' reads HEIC" if not HEIF and HEIC & counts.keys() else ""
+    hint = "; pip install pillow-heif reads HEIC" if not HEIF and HEIC & counts.keys() else ""
     return f"left out: {', '.join(parts)}{hint}" if parts else ""

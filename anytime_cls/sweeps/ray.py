@@ -111,7 +111,7 @@ class RayCrew:
         try:
             import ray  # type: ignore[import-not-found, import-untyped, unused-ignore]
         except ImportError:
-            raise WorkersError("Ray is not installed: pip install 'anytime-cls[ray]'") from None
+            raise WorkersError("Ray is not installed: pip install ray") from None
         self.ray = ray
         self.ours = not ray.is_initialized()
         try:

@@ -78,7 +78,7 @@ def test_a_saving_is_against_the_cheapest_fixed_k_of_any_prefix(both):
     assert got.ratio == pytest.approx(6 / 3) and analysis.fixed_name(got.index) == "m=4 stratified K = 4"
     assert full.ratio == pytest.approx(48 / 3) and analysis.fixed_name(full.index) == "K = 8"
     assert analysis.study.runs[analysis.reference].whole and analysis.paper_baseline
-    assert "fixed K as good is m=4 stratified K = 4 (6G FLOPs)" in verdict(analysis, at)
+    assert "fixed K as good, K = 4 of 4 tokens (6G FLOPs)" in verdict(analysis, at)
     (row,) = [row for row in point_rows(analysis) if row["rule"] == "paired"]
     assert row["saving_against"] == "m=4 stratified K = 4" and row["prefix"] == 4
     alone = analyse(join(both[1:]), "flops", resamples=0)
@@ -216,7 +216,6 @@ def test_an_answer_that_a_budget_cut_short_costs_what_it_took(tmp_path):
 
 
 def test_designs_in_one_picture(traces, monkeypatch, capsys):
-    pytest.importorskip("matplotlib")
     monkeypatch.chdir(traces)
     assert main(["plot", "whole.h5", "m4.h5", "live4.h5", "-o", "both.svg", "--kind", "all", "--x", "flops",
                  "--curve", "paired", "--bootstrap", "20"]) == 0  # fmt: skip

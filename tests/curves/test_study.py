@@ -59,7 +59,7 @@ def test_a_screen_alone_is_what_a_saving_is_against(known):
     got = analysis.savings[1]
     assert got.index == at and got.ratio == pytest.approx(0.001) and analysis.savings[at] is None
     assert analysis.focus != at and analysis.best != at
-    assert "The cheapest baseline as good is table" in verdict(analysis, analysis.focus)
+    assert "the cheapest alternative as good, the table alone" in verdict(analysis, analysis.focus)
     assert all(r.rule != "table" for r in analyse(join([("a.h5", known)]), "orders", resamples=50).study.runs)
 
 
@@ -91,7 +91,7 @@ def test_a_saving_that_may_be_none_is_said_to(known):
     known.runs[1].prediction[170] = TRUTH[170]
     analysis = analyse(join([("a.h5", known)]), resamples=300)
     assert analysis.savings[1].low < 1 < analysis.savings[1].ratio
-    assert "The interval holds 1" in verdict(analysis, 1)
+    assert "the interval holds 1" in verdict(analysis, 1)
 
 
 def test_agreement_and_cost_kinds(known):

@@ -19,13 +19,13 @@ from anytime_cls.datasets.which import picture
 from anytime_cls.pixels.decode import decode
 
 
-@pytest.mark.parametrize(("name", "library", "extra"), [
-    ("hfds:owner/name", "datasets", "hfds"), ("wds:a.tar", "webdataset", "wds"),
+@pytest.mark.parametrize(("name", "library"), [
+    ("hfds:owner/name", "datasets"), ("wds:a.tar", "webdataset"),
 ])  # fmt: skip
-def test_a_missing_library_is_named_with_its_command(monkeypatch, name, library, extra):
+def test_a_missing_library_is_named_with_its_command(monkeypatch, name, library):
     monkeypatch.setitem(sys.modules, library, None)
     line = refused(name, ZOO)
-    assert f"pip install 'anytime-cls[{extra}]'" in line and library in line
+    assert line.endswith(f"pip install {library}")
 
 
 # WebDataset

@@ -7,15 +7,13 @@ import numpy as np
 import pytest
 from curve_data import LABELS, curves, run, write_trace
 
-confusion = pytest.importorskip("anytime_cls.pictures.confusion", reason="needs matplotlib")
-
-from anytime_cls.curves import confusion as tally  # noqa: E402
-from anytime_cls.curves.analysis import analyse  # noqa: E402
-from anytime_cls.curves.study import StudyError, join  # noqa: E402
-from anytime_cls.pictures import style  # noqa: E402
-from anytime_cls.stats.intervals import wilson  # noqa: E402
-from anytime_cls.traces.read import Trace  # noqa: E402
-from anytime_cls_cli.main import main  # noqa: E402
+from anytime_cls.curves import confusion as tally
+from anytime_cls.curves.analysis import analyse
+from anytime_cls.curves.study import StudyError, join
+from anytime_cls.pictures import confusion, style
+from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.read import Trace
+from anytime_cls_cli.main import main
 
 
 def study(label, answers, **attrs):

@@ -12,19 +12,17 @@ import pytest
 from curve_data import LABELS, curves, fixed_run, run, write_trace
 from PIL import Image
 
-NEEDS = "needs matplotlib: pip install 'anytime-cls[plot]'"
-plots = pytest.importorskip("anytime_cls.pictures.figures", reason=NEEDS)
-
-from anytime_cls.curves.analysis import analyse  # noqa: E402
-from anytime_cls.curves.file import write_curves  # noqa: E402
-from anytime_cls.curves.files import Material  # noqa: E402
-from anytime_cls.curves.full import full_curves  # noqa: E402
-from anytime_cls.curves.study import join  # noqa: E402
-from anytime_cls.pictures import draw as album  # noqa: E402
-from anytime_cls.pictures import style  # noqa: E402
-from anytime_cls.stats.reliability import reliability  # noqa: E402
-from anytime_cls.traces.read import Trace  # noqa: E402
-from anytime_cls_cli.main import main  # noqa: E402
+from anytime_cls.curves.analysis import analyse
+from anytime_cls.curves.file import write_curves
+from anytime_cls.curves.files import Material
+from anytime_cls.curves.full import full_curves
+from anytime_cls.curves.study import join
+from anytime_cls.pictures import draw as album
+from anytime_cls.pictures import figures as plots
+from anytime_cls.pictures import style
+from anytime_cls.stats.reliability import reliability
+from anytime_cls.traces.read import Trace
+from anytime_cls_cli.main import main
 
 N = 120
 TRUTH = np.arange(N) % len(LABELS)
@@ -62,7 +60,8 @@ def test_pareto_shows_every_point_the_front_and_the_saving(analysis, bands):
     assert steps.get_drawstyle() == "steps-post" and steps.get_xdata()[0] == 6
     assert ax.get_xscale() == "log"
     said = "\n".join(texts(figure))
-    assert "2.4× fewer passes at 80.0 %" in said and "than fixed K = 4 (4.8× fewer than K = 8)" in said
+    assert "fewer passes at 80.0 %" in said and "2.4× [" in said
+    assert "than K = 4 (4.8× fewer than K = 8)" in said
     assert "A title" in said
     bands_drawn = [
         c for c in ax.collections if type(c).__name__ in ("FillBetweenPolyCollection", "PolyCollection")
@@ -223,7 +222,7 @@ def test_kinds_that_need_more_are_left_out_and_said(folder):
     ("arguments", "message"),
     [
         (["missing.h5", "-o", "x.png"], "there is no trace at missing.h5"),
-        (["curves.h5", "-o", "x.jpg"], "-o takes a file ending in .png, .svg, .pdf, .html"),
+        (["curves.h5", "-o", "x.jpg"], "-o takes a file ending in .png, .svg, .pdf, .pgf, .html"),
         (["curves.h5", "-o", "nowhere/x.png"], "is not a folder"),
         (["curves.h5", "-o", "x.png", "--x", "money"], "--x takes passes, flops, seconds, orders"),
         (["curves.h5", "-o", "x.png", "--y", "luck"], "--y takes accuracy, agreement, top5"),
@@ -242,18 +241,6 @@ def test_a_mistake_is_one_line(folder, arguments, message, monkeypatch, capsys):
     assert code == 2 and out == ""
     assert message in err and err.count("\n") == 1
     assert not (folder / "x.png").exists()
-
-
-def test_without_matplotlib_it_says_what_to_install(folder):
-    blocked = (
-        "import importlib.util, sys; find = importlib.util.find_spec\n"
-        "importlib.util.find_spec = lambda name, *a: None if name == 'matplotlib' else find(name, *a)\n"
-        "from anytime_cls_cli.main import main; sys.exit(main(['plot', 'curves.h5', '-o', 'x.png']))"
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", blocked], cwd=folder, capture_output=True, text=True, timeout=60
-    )
-    assert done.returncode == 2 and "pip install 'anytime-cls[plot]'" in done.stderr
 
 
 @pytest.mark.parametrize("backend", ["module://matplotlib_inline.backend_inline", "nonsense", "svg", ""])

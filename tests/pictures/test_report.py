@@ -14,8 +14,6 @@ import pytest
 from curve_data import K_MAX, LABELS, N_IMAGES, write_trace
 from PIL import Image
 
-pytest.importorskip("matplotlib", reason="needs matplotlib: pip install 'anytime-cls[plot]'")
-
 from anytime_cls.curves.live import live_curves
 from anytime_cls.curves.study import join
 from anytime_cls.pictures.gallery import RaceShown, choose, race_svg, running_gaps, thumbnail

@@ -323,7 +323,7 @@ def test_what_is_said_of_many_kinds_is_short() -> None:
     text = say_left_out({f".{i:03d}": i for i in range(1, 40)})
     assert text.startswith("left out: 39 .039, 38 .038") and text.endswith("31 further kinds")
     assert say_left_out({}) == ""
-    assert ("anytime-cls[heif]" in say_left_out({".heic": 2})) == (not HEIF)
+    assert ("pip install pillow-heif" in say_left_out({".heic": 2})) == (not HEIF)
 
 
 @pytest.mark.skipif(not HEIF, reason="the extra heif is not installed")
