@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import tomllib
 from pathlib import Path
 
@@ -28,3 +29,13 @@ def test_every_file_that_is_read_is_package_data():
             shipped |= set(ROOT.joinpath(*package.split(".")).glob(pattern))
     assert there == {path for path in shipped if path.is_file()}
     assert len([path for path in there if path.name == "model.json"]) >= 3
+
+
+def test_nothing_advises_a_name_that_is_not_published():
+    """This package is on no index: what an extra needs is advised by its own name, or from a clone."""
+    texts = [path for top in ("anytime_cls", "cli", "docs", "examples") for path in (ROOT / top).rglob("*")]
+    texts = [path for path in [*texts, *ROOT.glob("*.md")] if path.suffix in (".py", ".md", ".html", ".json")]
+    assert len(texts) > 150
+    advice = re.compile(r"(pip|pipx|uv|uvx)( tool)?( pip)? (install|run|add) [\"']?(-U )?anytime[-_]cls")
+    found = [str(path) for path in texts if advice.search(path.read_text(encoding="utf-8"))]
+    assert not found and advice.search("pip install 'anytime-cls[plot]'")

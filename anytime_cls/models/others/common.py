@@ -21,10 +21,10 @@ def class_names(n_classes: int) -> list[str]:
     return list(labels) if n_classes == len(labels) else [str(i) for i in range(n_classes)]
 
 
-def require(package: str, extra: str, what: str) -> None:
+def require(package: str, what: str) -> None:
     """Raises MissingExtra, saying what to install, where a package is missing. Imports nothing."""
     if importlib.util.find_spec(package) is None:
-        raise MissingExtra(f'{what} needs the package {package}: pip install "anytime-cls[{extra}]"')
+        raise MissingExtra(f"{what} needs the package {package}: pip install {package}")
 
 
 def hash_of(paths: Sequence[Path]) -> str:

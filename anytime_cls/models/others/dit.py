@@ -91,7 +91,7 @@ class _Latent:
     def card(self, source: str, labels: Sequence[str] | None = None) -> ModelCard:
         """source: a name of `PUBLISHED`, a folder of diffusers', or a file of weights. Raises ModelError."""
         what = source if source in PUBLISHED else f"{self.kind}:{source}"
-        require("diffusers", "diffusion", what)
+        require("diffusers", what)
         found = parts(self.kind, source)
         vae = vae_config(found.vae)
         if vae.latent_channels != found.shape.channels:
