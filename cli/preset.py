@@ -23,7 +23,7 @@ def apply_preset(
         return dict(values), "", frozenset()
     from anytime_cls.plan.presets import overridden, preset
 
-    given = {key: value for key, value in values.items() if _typed(context, key)}
+    given = {key: value for key, value in values.items() if typed(context, key)}
     try:
         settings = {key: value for key, value in preset(name, given).items() if key in values}
         return {**values, **settings}, overridden(name, given), frozenset(settings.keys() - given.keys())
@@ -31,6 +31,7 @@ def apply_preset(
         raise Refused(str(error)) from None
 
 
-def _typed(context: typer.Context, option: str) -> bool:
+def typed(context: typer.Context, option: str) -> bool:
+    """Whether an option was given, on the command line or by the environment."""
     source = context.get_parameter_source(option)
     return source is not None and source.name in ("COMMANDLINE", "ENVIRONMENT")

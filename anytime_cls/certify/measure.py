@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -60,14 +61,17 @@ def rule_table(
 
 
 def fit_trace(trace: Trace) -> dict[str, Any]:
-    """`priors` and `temperature` of model.json, from a full trace of held-out images on whole orders."""
-    _, scores, label = _labelled(trace)
+    """What model.json has of a design's draws: `priors` (of single orders) and `temperature`, from a full
+    trace of held-out images; of orders that are scored in part under `designs`."""
+    source, scores, label = labelled(trace)
     priors = fit_priors(scores)
-    return {
-        "temperature": fit_temperature(decision_means(make_rule("paired", 0.05, priors), scores), label),
-        "priors": {key: prior.to_dict() for key, prior in priors.items()},
-        "calibration_images": len(label),
-    }
+    temperature = fit_temperature(decision_means(make_rule("paired", 0.05, priors), scores), label)
+    single = {key: replace(prior, scale=prior.scale * source.block) for key, prior in priors.items()}
+    fit = {"temperature": temperature, "priors": {key: prior.to_dict() for key, prior in single.items()}}
+    prefix = source.design_prefix()
+    if prefix is not None:
+        fit = {"designs": [{"order_sampler": source.sampler_name, "prefix": prefix} | fit]}
+    return fit | {"calibration_images": len(label)}
 
 
 def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images") -> dict[str, Any]:
@@ -78,7 +82,7 @@ def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images
     """
     if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
         raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
-    source, scores, label = _labelled(trace)
+    source, scores, label = labelled(trace)
     fit = card.fitted.of(source.sampler_name, source.pass_tokens)
     if not {"paired", "marginal"} <= fit.priors.keys():
         raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
@@ -99,7 +103,7 @@ def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images
     }
 
 
-def _labelled(trace: Trace) -> tuple[Source, Array, Array]:
+def labelled(trace: Trace) -> tuple[Source, Array, Array]:
     """A full trace's labelled images: pulls [I, K, C] and labels [I]. Raises ValueError if there are none."""
     source = Source(trace)
     stacks = [(images, pulls) for images, pulls in source.stacks()]

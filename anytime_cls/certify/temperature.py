@@ -31,14 +31,18 @@ def fit_temperature(means: Array, labels: Array) -> float:
     labels int [I].
 
     Of the answer alone, since that is the probability reported: the loss over all classes asks for more doubt
-    (the tails of log-likelihoods are heavier than a soft-max's).
+    (the tails of log-likelihoods are heavier than a soft-max's). Targets are not 1 and 0 but Platt's (1999,
+    *Probabilistic outputs for support vector machines*, eq. 2): a few images that are all answered rightly
+    must not make every probability 1.
     """
     answer = means.argmax(axis=1)
     right = answer == labels
+    n_right, n_wrong = int(right.sum()), int((~right).sum())
+    target = np.where(right, (n_right + 1) / (n_right + 2), 1 / (n_wrong + 2))
 
     def loss(log_t: float) -> float:
         log_p = log_softmax(means / np.exp(log_t), axis=1)[np.arange(len(answer)), answer]
         wrong = np.log(np.maximum(-np.expm1(log_p), 1e-12))
-        return -float(np.where(right, log_p, wrong).mean())
+        return -float((target * log_p + (1 - target) * wrong).mean())
 
     return float(np.exp(minimize_scalar(loss, bounds=(-3.0, 6.0), method="bounded").x))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ from anytime_cls.files import lock, replace_file
 from anytime_cls.training.recipe import ImageSet, Recipe
 
 CHECKPOINTS = ("checkpoint-tokenizer.pt", "checkpoint-transformer.pt", "checkpoint-contrast.pt")
+OF_START = ("checkpoint-classes.pt", "checkpoint-tuning.pt")  # of a model that was begun from another
 _OTHER = "go on with the images it was begun with, or choose another --out"
 
 
@@ -26,27 +27,39 @@ _OTHER = "go on with the images it was begun with, or choose another --out"
 def taken(out: Path) -> Iterator[None]:
     """The folder is this process's for the block, and made if it is not there.
 
-    Raises ValueError if another process trains into it, OSError if it cannot be made.
+    A block that fails before it has written anything leaves no folder that was not there. Raises ValueError
+    if another process trains into it, OSError if it cannot be made.
     """
+    made = [folder for folder in (out, *out.parents) if not folder.exists()]
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
         raise ValueError(f"{out} is no folder, nor can be one: choose another --out") from None
+    locked = out / ".lock"
+    fresh = not locked.exists()
     try:
-        held = lock(out / ".lock")
+        held = lock(locked)
     except BlockingIOError:
         raise ValueError(
             f"{out}: another training is at work there; wait for it, or choose another --out"
         ) from None
     with held:
-        yield
+        try:
+            yield
+        except BaseException:
+            if fresh and [path.name for path in out.iterdir()] == [locked.name]:
+                with suppress(OSError):  # somebody else's files are in one of them
+                    locked.unlink()
+                    for folder in made:
+                        folder.rmdir()
+            raise
 
 
 def check_recipe(out: Path, recipe: Recipe, resume: bool) -> None:
     """Raises ValueError unless the folder is free, or of a run of this recipe that is to go on."""
     marker = out / "recipe.json"
     if not marker.exists():
-        if there := [name for name in (*CHECKPOINTS, "model.json") if (out / name).exists()]:
+        if there := [name for name in (*CHECKPOINTS, *OF_START, "model.json") if (out / name).exists()]:
             raise ValueError(f"{out} holds {there[0]}, but no recipe.json: choose another --out")
         return
     if not resume:
@@ -54,6 +67,26 @@ def check_recipe(out: Path, recipe: Recipe, resume: bool) -> None:
     saved = _read(marker)  # what was written before a setting existed was trained with its default
     if _plain(Recipe()) | saved != _plain(recipe):
         raise ValueError(f"{out} was started with another recipe: see {marker}")
+
+
+def begun_recipe(out: Path, typed: Mapping[str, Any]) -> Recipe | None:
+    """The recipe that a folder's run was begun with, but for what is typed now; None where there is none."""
+    marker = out / "recipe.json"
+    if not marker.exists():
+        return None
+    known = {field.name for field in dataclasses.fields(Recipe)}
+    saved = {key: _tuple(value) for key, value in _read(marker).items() if key in known}
+    return Recipe(**{**saved, **typed})
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(_tuple(inner) for inner in value) if isinstance(value, list) else value
+
+
+def is_finished(out: Path) -> bool:
+    """Whether a run's model is there, calibrated and measured: nothing is left to do."""
+    path = out / "model.json"
+    return path.exists() and "metrics" in _read(path)
 
 
 def claim(out: Path, recipe: Recipe, images: ImageSet, limit: int | None, held_out: Dataset) -> None:

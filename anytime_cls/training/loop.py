@@ -64,7 +64,7 @@ def _loop(
     smooth, saved_at, started = None, time.monotonic(), time.monotonic()
     for step in range(first, steps):
         for group in optimiser.param_groups:
-            group["lr"] = rate_at(step)
+            group["lr"] = rate_at(step) * group.get("times", 1.0)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):
             loss = loss_of(step)
         optimiser.zero_grad(set_to_none=True)

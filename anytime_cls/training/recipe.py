@@ -61,6 +61,13 @@ class Recipe:
     class_dropout: float = 0.1
     batch_size: int = 256
     holdout: float = 0.04  # share of the training images kept for calibration
+    tokenizer_min_steps: int = 0  # however few the images are
+    min_steps: int = 0  # of the transformer, likewise
+    start: str = ""  # the model that was begun from (`start.identity`); then tokens and sizes are its own
+    class_steps: int = 100  # in which its classes are replaced
+    tune_steps: int = 1000  # in which all its weights move after that
+    class_lr: float = 3e-2
+    tune_lr: float = 1e-3
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -77,9 +84,20 @@ class Recipe:
         ):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be a whole number from 1, got {getattr(self, name)}")
-        for name in ("tokenizer_epochs", "epochs", "tokenizer_lr", "lr", "contrast_lr"):
+        for name in (
+            "tokenizer_epochs",
+            "epochs",
+            "tokenizer_lr",
+            "lr",
+            "contrast_lr",
+            "class_lr",
+            "tune_lr",
+        ):
             if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
                 raise ValueError(f"{name} must be a number above 0, got {getattr(self, name)}")
+        for name in ("tokenizer_min_steps", "min_steps", "class_steps", "tune_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} must be a whole number from 0, got {getattr(self, name)}")
         if not 0 <= self.contrast_epochs < math.inf:
             raise ValueError(f"contrast_epochs must be a number from 0, got {self.contrast_epochs}")
         if not 0 <= self.seed < 1 << 63:
@@ -130,13 +148,13 @@ class ImageSet:
         return ImageSet(self.images[at], self.labels[at], replace(self.dataset, samples=samples))
 
 
-def load_images(
-    listing: Listing, size: int, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
-) -> ImageSet:
-    """Read what was listed (any format Pillow reads), cropped to `size`; of it `limit` images, as `sweep`.
+def dataset_of(
+    listing: Listing, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
+) -> Dataset:
+    """What was listed, or `limit` images of it, as `sweep` takes them; none is read.
 
     classes: those that there are; default the listing's. Raises ValueError when they are fewer than two or
-    lack one of the listing's, or naming the first file that is not an image.
+    lack one of the listing's.
     """
     there = sorted({entry.key or "" for entry in listing.entries})
     classes = there if classes is None else classes
@@ -150,7 +168,17 @@ def load_images(
     entries = sorted(listing.entries, key=lambda entry: entry.id)
     samples = [Sample(entry.id, entry.path, at[entry.key or ""], entry.load) for entry in entries]
     name = identity_of(Path(listing.root))
-    dataset = choose(name, listing.root, classes, np.arange(len(classes)), samples, limit, seed)
+    return choose(name, listing.root, classes, np.arange(len(classes)), samples, limit, seed)
+
+
+def load_images(
+    listing: Listing, size: int, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
+) -> ImageSet:
+    """The images of `dataset_of` (any format Pillow reads), cropped to `size`.
+
+    Raises ValueError as it does, or naming the first file that is not an image.
+    """
+    dataset = dataset_of(listing, limit, seed, classes)
 
     def read(sample: Sample) -> np.ndarray:
         try:

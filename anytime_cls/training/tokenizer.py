@@ -56,7 +56,7 @@ def fit_fsq(
     vectors = [p for p in nets.parameters() if p.ndim <= 1]
     groups = [{"params": matrices, "weight_decay": 5e-4}, {"params": vectors, "weight_decay": 0.0}]
     optimiser = torch.optim.SGD(groups, lr=recipe.tokenizer_lr, momentum=0.9, nesterov=True)
-    steps = max(1, int(recipe.tokenizer_epochs * len(data) / recipe.batch_size))
+    steps = max(1, recipe.tokenizer_min_steps, int(recipe.tokenizer_epochs * len(data) / recipe.batch_size))
     warmup = min(400, steps // 5)
 
     def loss_of(step: int) -> Tensor:

@@ -32,7 +32,7 @@ def fit_transformer(
     config = model.config
     optimiser = adamw(model, recipe.lr, recipe.weight_decay)
     per_epoch = max(1, len(data) // recipe.batch_size)
-    steps = max(1, int(recipe.epochs * per_epoch))
+    steps = max(1, recipe.min_steps, int(recipe.epochs * per_epoch))
     ends = np.cumsum([share for share, _ in recipe.prefixes]) * steps
 
     def loss_of(step: int) -> Tensor:

@@ -8,21 +8,23 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from anytime_cls.tokenizers.base import Tokenizer
 from anytime_cls.tokenizers.manifold import ManifoldTokenizer
 from anytime_cls.training.loop import _mix
 from anytime_cls.training.nets import augment, to_range
-from anytime_cls.training.recipe import Recipe, Report, TrainedTokenizer
+from anytime_cls.training.recipe import Recipe, Report
 
 MARGIN = 4  # patches (8 pixels) around a picture, half on either side, that its crops are moved by
+KEPT = 1 << 26  # bytes of views that are kept, or else four
 PART = 250  # images at a time
 
 
 def views_of(
-    tokenizer: TrainedTokenizer, images: Tensor, recipe: Recipe, device: torch.device, report: Report
+    tokenizer: Tokenizer, images: Tensor, recipe: Recipe, device: torch.device, report: Report
 ) -> Callable[[int], Tensor]:
     """Images uint8 [n, 3, S, S] → a function: number of a view → its token ids int32 [n, N].
 
-    A view is a function of (seed, number) alone, and the last four that were asked for are kept. Of a
+    A view is a function of (seed, number) alone, and the last that were asked for are kept. Of a
     manifold tokenizer pictures are coded once: a shifted or mirrored picture's words are its own, moved.
     """
     words = _words(tokenizer, images, report) if isinstance(tokenizer, ManifoldTokenizer) else None
@@ -37,7 +39,7 @@ def views_of(
             else:
                 assert isinstance(tokenizer, ManifoldTokenizer)
                 found = torch.cat([_moved(tokenizer, part, generator) for part in words.split(PART)])
-            while len(kept) >= 4:
+            while len(kept) >= max(4, KEPT // max(1, found.nbytes)):
                 kept.pop(next(iter(kept)))
             kept[number] = found
         return kept[number]
@@ -47,12 +49,16 @@ def views_of(
 
 @torch.inference_mode()
 def tokens_of(
-    tokenizer: TrainedTokenizer,
+    tokenizer: Tokenizer,
     images: Tensor,
     device: torch.device,
     change: Callable[[Tensor], Tensor] = lambda part: part,
 ) -> Tensor:
-    """Token ids int32 [n, N] of images uint8 [n, 3, S, S], each part of them changed first."""
+    """Token ids int32 [n, N] of images uint8 [n, 3, S, S], each part of them changed first.
+
+    A manifold tokenizer's are made where it is, on the CPU.
+    """
+    device = torch.device("cpu") if isinstance(tokenizer, ManifoldTokenizer) else device
     parts = (to_range(change(part), tokenizer.pixel_range).to(device) for part in images.split(500))
     return torch.cat([tokenizer.encode(part).cpu().int() for part in parts])
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +16,8 @@ from anytime_cls.models.zoo import read_card
 from anytime_cls_cli.main import main
 
 QUICK = [
-    "--image-size", 16, "--levels", "4,4,4", "--tokenizer-epochs", 6, "--epochs", 12, "--dim", 32,
-    "--layers", 1, "--stages", "0.25:0.5,1:0.5", "--batch-size", 20, "--calibration-images", 20,
+    "--image-size", 16, "--tokens", "labels", "--levels", "4,4,4", "--tokenizer-epochs", 6, "--epochs", 12,
+    "--dim", 32, "--layers", 1, "--stages", "0.25:0.5,1:0.5", "--batch-size", 20, "--calibration-images", 20,
     "--test-images", 20, "--max-orders", 4, "--license", "CC0", "--device", "cpu",
 ]  # fmt: skip
 
@@ -41,28 +43,81 @@ def test_one_command_makes_a_model_that_classifies(colours, tmp_path, capsys):
     out = tmp_path / "model"
     assert train(colours, "--out", out, *QUICK) == 0
     said = capsys.readouterr().err
-    assert "tokenizer" in said and "transformer" in said and "K =" in said
-    assert "tokens alone" in said and "points over its tokens alone" in said
+    lines = said.splitlines()
+    assert lines[0] == "500 pictures of 2 classes: 400 to train on, 100 held out"
+    assert lines[1].startswith("takes ") and "tokenizer" in said and "transformer" in said
+    assert "chance 50.0 %, its tokens alone" in lines[-4] and "orders of" in lines[-3]
+    next_ = shlex.split(lines[-1].removeprefix("next: anytime-cls "))
+    assert main([*next_, "-q"]) == 0 and ("red" in (out_ := capsys.readouterr().out) or "blue" in out_)
     card = read_card(out)
     assert card.name == "model" and card.fields["license"] == "CC0"
     assert card.fields["recipe"]["levels"] == [4, 4, 4]
     assert card.fields["recipe"]["prefixes"] == [[0.5, 0.25], [0.5, 1.0]]
     held_out = open_dataset(str(colours), card, ids=out / "holdout.txt").samples
-    assert len(held_out) == 20
-    photos = [sample.path for sample in held_out]
+    assert len(held_out) == 100
+    photos = [sample.path for sample in held_out[::5]]
     assert main(["classify", *photos, "--model", str(out), "--max-orders", "8", "--json", "-q"]) == 0
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     right = [row["label"] == Path(row["path"]).parent.name for row in rows]
     assert np.mean(right) >= 0.9  # images that neither training has seen
+    content = (out / "model.json").read_bytes()
     assert train(colours, "--out", out, *QUICK) == 2
     assert "--resume" in capsys.readouterr().err
+    assert train(colours, "--out", out, *QUICK, "--resume") == 0
+    assert "is finished" in capsys.readouterr().err and (out / "model.json").read_bytes() == content
+
+
+def test_few_pictures_begin_from_an_embedded_model(colours, tmp_path, capsys, monkeypatch):
+    """A folder of 30 pictures a class ends with a model, and its command says what it began from."""
+    monkeypatch.setattr("anytime_cls.training.settle.TUNED", (5, 10))
+    data = tmp_path / "data"
+    for name in ("red", "blue"):
+        (data / name).mkdir(parents=True)
+        for i in range(30):
+            shutil.copy(colours / name / f"{i:03}.png", data / name)
+    options = ["--device", "cpu", "--max-orders", 4, "--seed", 1]
+    assert train(data, "--out", tmp_path / "model", *options) == 0
+    said = capsys.readouterr().err
+    card = read_card(tmp_path / "model")
+    start = card.fields["started_from"]["model"]
+    assert f"begins from model {start}: its tokens stay" in said and "--from none" in said
+    assert card.sha256["tokenizer.safetensors"] == read_card(start).sha256["tokenizer.safetensors"]
+    assert card.labels == ["blue", "red"] and card.fields["metrics"]["race"]["accuracy"]["value"] > 0.6
+    assert "not certified" in said and "pictures a class" in said
+    assert train(data, "--out", tmp_path / "model", *options, "--resume") == 0
+    assert "is finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("args", "what"),
+    [
+        ((), "too few pictures to calibrate: 2 of 8 can be held out, 10 are needed: give 23 a class"),
+        (("--calibration-images", "0", "--from", "nobody"), "no model 'nobody'"),
+        (("--calibration-images", "0", "--from", "cifar10", "--dim", "64"), "leave dim out"),
+        (("--calibration-images", "0", "--device", "teletype"), "teletype"),
+    ],
+)
+def test_what_is_refused_leaves_nothing_behind(colours, tmp_path, capsys, args, what):
+    data = tmp_path / "data"
+    for name in ("red", "blue"):
+        (data / name).mkdir(parents=True)
+        for i in range(4):
+            shutil.copy(colours / name / f"{i:03}.png", data / name)
+    assert train(data, "--out", tmp_path / "runs" / "out", *args) == 2
+    err = capsys.readouterr().err
+    assert what in err and err.count("\n") == 1 and not (tmp_path / "runs").exists()
+    (data / "red" / "broken.png").write_bytes(b"no picture")
+    assert train(data, "--out", tmp_path / "runs" / "out", "--calibration-images", 0) == 2
+    assert "broken.png" in capsys.readouterr().err and not (tmp_path / "runs").exists()
 
 
 @pytest.mark.parametrize(
     ("args", "what"),
     [
         (("--levels", "8,x"), "whole numbers"), (("--levels", "1,8"), "2 or more"),
-        (("--levels", "100,100,100"), "65536"), (("--stages", "0.5"), "pairs"),
+        (("--levels", "100,100,100"), "65536"), (("--levels", "8,8"), "add --tokens labels or"),
+        (("--codes", "64", "--tokens", "labels"), "--codes is of --tokens manifold"),
+        (("--stages", "0.5"), "--stages are PART:STEPS"), (("--stages", "x"), "--stages are PART:STEPS"),
         (("--stages", "0.5:0.5"), "add up to 1"), (("--stages", "2:1"), "between 0 and 1"),
         (("--dim", "100"), "multiple of 32"), (("--image-size", "30"), "multiple of 4"),
         (("--layout", "spiral"), "randar, sigma"), (("--tokens", "words"), "reconstruction, manifold"),

@@ -20,17 +20,19 @@ from anytime_cls.datasets.names import open_dataset, train_and_test
 from anytime_cls.models.load import build_transformer
 from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.options import RaceOptions
+from anytime_cls.race.fitted import Fitted
 from anytime_cls.traces.read import Trace
 from anytime_cls.training import contrast, tokenizer
 from anytime_cls.training import transformer as fitting
+from anytime_cls.training.finish import Scoring, finish
 from anytime_cls.training.nets import augment
 from anytime_cls.training.recipe import ImageSet, Recipe, class_names, load_images, split_holdout
-from anytime_cls.training.train import finish, train
+from anytime_cls.training.train import train
 from anytime_cls.training.views import tokens_of
 
 TINY = Recipe(
-    image_size=16, widths=(8, 16, 16), blocks=(1, 1, 1), levels=(4, 4, 4), dim=32, n_layer=1, n_head=1,
-    batch_size=16, tokenizer_epochs=4, epochs=10, holdout=0.2, lr=1e-2,
+    image_size=16, widths=(8, 16, 16), blocks=(1, 1, 1), levels=(4, 4, 4), tokens="labels",
+    dim=32, n_layer=1, n_head=1, batch_size=16, tokenizer_epochs=4, epochs=10, holdout=0.2, lr=1e-2,
 )  # fmt: skip
 CPU = torch.device("cpu")
 
@@ -78,7 +80,7 @@ def trained(stripes, tmp_path_factory):
     fitted = train(stripes, out, TINY, device=CPU, report=quiet)
     card = finish(
         *fitted, TINY, out, name="stripes", labels=["sea", "grass", "fire"], data="coloured noise",
-        notes={"license": "MIT"}, calibration_images=36, test_images=36, k_max=8,
+        notes={"license": "MIT"}, scoring=Scoring(36, 36, 8),
         progress=quiet,
     )  # fmt: skip
     return out, card
@@ -91,8 +93,10 @@ def test_a_trained_model_classifies_new_pictures(trained, stripes):
     assert metrics["measured_on"] == "test images" and metrics["images"] == 36
     assert set(metrics["accuracy_at_k"]) == {"1", "4"} and metrics["accuracy_at_k"]["4"]["value"] >= 0.9
     assert {row["rule"] for row in metrics["rules_at_delta_0.05"]} >= {"paired", "fixed", "marginal"}
-    assert set(card.fitted.of("uniform", card.tokens).priors) == {"paired", "marginal"}
-    assert card.temperature > 0
+    assert metrics["race"]["accuracy"]["value"] >= 0.9 and metrics["race"]["images"] == 36
+    for draws, steps in (("uniform", 16), ("stratified", 4), ("stratified", 2), ("stratified", 1)):
+        fit = card.fitted.of(draws, steps)
+        assert set(fit.priors) == {"paired", "marginal"} and fit.temperature > 0
     classifier = AnytimeClassifier.load(str(out), device="cpu")
     decision = classifier.classify(stripes / "test" / "red" / "03.png", RaceOptions(max_orders=8))
     assert decision.label == "fire"
@@ -120,12 +124,16 @@ def test_its_figures_are_of_traces_as_sweep_records_them(trained, stripes):
             dataset = open_dataset(str(stripes / split), card, ids=ids, limit=36, seed=TINY.seed)
             assert trace.attrs["dataset_fingerprint"] == dataset.fingerprint
             assert trace.attrs["dataset"] == dataset.name and trace.attrs["root"] == dataset.root
-            assert trace.attrs["rule"] == "fixed" and trace.attrs["k_max"] == 8
+            race = card.fitted.race
+            assert trace.attrs["rule"] == "fixed" and trace.attrs["k_max"] == 8 == race.max_orders
+            assert trace.attrs["order_sampler"] == race.orders and trace.pass_tokens == (race.prefix or 16)
             if name == "test":
-                assert measure_trace(trace, card) == card.fields["metrics"]
+                measured = {key: value for key, value in card.fields["metrics"].items() if key != "race"}
+                assert measure_trace(trace, card) == measured
             else:
                 fit = fit_trace(trace)
-                assert fit == {key: card.fields[key] for key in fit} and fit["calibration_images"] == 36
+                fitted = Fitted.read(fit, 16).fits
+                assert fitted.items() <= card.fitted.fits.items() and fit["calibration_images"] == 36
 
 
 @pytest.mark.parametrize("tokens", ["labels", "manifold"])
@@ -166,7 +174,7 @@ def test_tokens_without_labels_make_a_model_that_says_so(tokens, stripes, tmp_pa
     assert len(said) == 1 and said[0].startswith("tokens alone") and "of 36 test images" in said[0]
     card = finish(
         *fitted, recipe, tmp_path, name="stripes", labels=["b", "g", "r"], data="", notes={},
-        calibration_images=36, test_images=36, k_max=4, progress=quiet,
+        scoring=Scoring(36, 36, 4), progress=quiet,
     )  # fmt: skip
     kind = "manifold" if tokens == "manifold" else "fsq"
     assert card.fields["tokenizer"]["kind"] == kind and card.fields["tokenizer"]["saw_labels"] is False
