@@ -1,8 +1,10 @@
 """Methods side by side: each at its best rule, honestly chosen, and what one costs at another's accuracy.
 
-A method's best run is the cheapest, in FLOPs, that is at least as accurate as all its draws (the fixed K of
-most compute). Chosen and measured on the same images it would flatter itself, so it is cross-fitted: images
-are halved by a hash of their ids, each half answered by the run chosen on the other.
+A method's best run is the cheapest, in FLOPs, that is not inferior to all its draws (the fixed K of most
+compute): the paired difference of accuracy, less a standard error, is above `-MARGIN`. Of hundreds of runs
+the cheapest that merely happens to be as accurate would be a lucky one. Chosen and measured on the same
+images even this one would flatter itself, so it is cross-fitted: images are halved by a hash of their ids,
+each half answered by the run chosen on the other.
 """
 
 from __future__ import annotations
@@ -23,6 +25,7 @@ from anytime_cls.stats.intervals import wilson
 from anytime_cls.stats.reliability import reliability
 
 Array = np.ndarray
+MARGIN = 0.01  # of accuracy that a method's best run may lose to all its draws
 RunKey = tuple[int, str, float]  # design of the method, curve, knob
 
 
@@ -100,14 +103,16 @@ def choose(study: Study, method: Contestant) -> Choice:
 
 
 def _best(study: Study, members: Sequence[int], inside: Array) -> int:
-    """Of these runs the cheapest that is right on as many of these images as the dearest fixed one."""
-    right = np.array([_right(study, study.runs[i])[inside].sum() for i in members])
+    """Of these runs the cheapest that on these images is not inferior to the dearest fixed one."""
+    right = np.array([_right(study, study.runs[i])[inside] for i in members])
     cost = np.array([_flops(study.runs[i])[inside].mean() for i in members])
     fixed = [at for at, i in enumerate(members) if study.runs[i].rule == "fixed"]
     if not fixed:
         raise StudyError("a method has no fixed run to compare its others with")
     full = max(fixed, key=lambda at: cost[at])
-    good = np.flatnonzero(right >= right[full])
+    gain = right - right[full]
+    bound = gain.mean(axis=1) - gain.std(axis=1) / math.sqrt(gain.shape[1])
+    good = np.flatnonzero(bound >= -MARGIN)  # the fixed run itself is among them
     return members[int(good[np.argmin(cost[good])])]
 
 

@@ -41,7 +41,9 @@ class Compared:
     reference: Contestant | None
     choices: Mapping[str, Choice]
     outcomes: Mapping[str, Outcome]
-    ratios: Mapping[str, Ratio]  # by method, of its runs; "METHOD fixed": of its fixed ones alone
+    #: by method, of its runs; "METHOD fixed": of its fixed ones alone; "METHOD whole": of those of its first
+    #: design, the paper's
+    ratios: Mapping[str, Ratio]
     rows: list[Row]
     set_rows: list[Row]
     resamples: int
@@ -50,11 +52,6 @@ class Compared:
     @property
     def first(self) -> Study:
         return next(iter(self.studies.values()))
-
-    @property
-    def full_name(self) -> str:
-        """Of the reference's own fixed runs, among `ratios`."""
-        return "" if self.reference is None else f"{self.reference.name} fixed"
 
 
 def compared(
@@ -124,6 +121,8 @@ def _ratios(
         if method is not reference:
             found[method.name] = ratio(study, point, members, resamples, seed)
         found[f"{method.name} fixed"] = ratio(study, point, fixed, resamples, seed)
+        paper = [i for i in fixed if study.runs[i].settings["file"] == method.files[0]]
+        found[f"{method.name} whole"] = ratio(study, point, paper, resamples, seed)
     return found
 
 

@@ -10,12 +10,11 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from anytime_cls.curves.compare import Contestant, means
+from anytime_cls.curves.compare import Contestant, full_run, means
 from anytime_cls.curves.compared import Compared
 from anytime_cls.curves.pareto import band, common_grid
 from anytime_cls.curves.study import Study
 from anytime_cls.pictures.style import FAINT, INK, log_ticks, percent_ticks, styled
-from anytime_cls.stats.bootstrap import Means
 
 Array = np.ndarray
 _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#332288", "#8B6914", "#882255",
@@ -33,12 +32,11 @@ def compare_figure(found: Compared, title: str = "") -> Figure:
         FigureCanvasAgg(figure)
         ax = figure.subplots()
         ax.set_xscale("log")
-        level = _level(found)
         spans: list[float] = []
         for number, method in enumerate(found.methods):
             colour = _COLOURS[number % len(_COLOURS)]
             if _curves(method, study):
-                spans += _draw_curves(ax, found, method, colour, level)
+                spans += _draw_curves(ax, found, method, colour)
         cheapest = min((float(o.flops.mean()) for n, o in found.outcomes.items() if _racing(found, n)),
                        default=0.0)  # fmt: skip
         for row in found.rows:
@@ -68,31 +66,28 @@ def _curves(method: Contestant, study: Study) -> bool:
     return len({study.runs[i].settings["knob_value"] for i in method.runs(study)}) > 1
 
 
-def _level(found: Compared) -> Means:
-    """Accuracy of the first method's fixed run of most compute: what bands are differences to."""
-    from anytime_cls.curves.compare import full_run
-
-    at = full_run(found.first, found.reference or found.methods[0])
-    return means(found.first, [at], found.resamples, found.seed)[1]
-
-
-def _draw_curves(ax: Axes, found: Compared, method: Contestant, colour: str, level: Means) -> list[float]:
+def _draw_curves(ax: Axes, found: Compared, method: Contestant, colour: str) -> list[float]:
     """The fixed K, Clark–Jaini and the best rule; returns accuracies that are drawn."""
     study = found.first
     best = study.runs[method.find(study, found.choices[method.name].best)]
-    curves: dict[str, list[int]] = {}
+    level = means(study, [full_run(study, method)], found.resamples, found.seed)[1]
+    curves: dict[tuple[int, str], list[int]] = {}
     for i in method.runs(study):
-        curves.setdefault(f"{study.runs[i].settings['file']}:{study.runs[i].curve}", []).append(i)
-    most = max(study.runs[i].k_max for i in method.runs(study))
-    clark = "clark-jaini" if most > 20 else "clark-jaini from 4"
+        curves.setdefault((int(study.runs[i].settings["file"]), study.runs[i].curve), []).append(i)
+    designs = (method.files[0], int(best.settings["file"]))  # the paper's, and where it is at its best
     drawn: list[float] = []
-    for members in curves.values():
+    for (file, name), members in curves.items():
         run = study.runs[members[0]]
-        own = run.curve == best.curve and run.settings["file"] == best.settings["file"]
-        whole = run.settings["file"] == method.files[0]
-        kind = "best" if own else "fixed" if run.rule == "fixed" and whole else (
-            "clark" if run.settings["curve"] == clark and whole else "")  # fmt: skip
-        if len(members) < 2 or not kind:
+        if len(members) < 2 or file not in designs:
+            continue
+        clark = "clark-jaini" if run.k_max > 20 else "clark-jaini from 4"  # theirs waits for 20 scores
+        if (file, name) == (designs[1], best.curve):
+            kind = "best"
+        elif run.rule == "fixed":
+            kind = "fixed"
+        elif str(run.settings["curve"]).split(" m=")[0] == clark:
+            kind = "clark"
+        else:
             continue
         x, y = means(study, members, found.resamples, found.seed)
         order = np.argsort(x.value)
@@ -145,7 +140,7 @@ def _legend(figure: Figure, ax: Axes, found: Compared) -> None:
 
 
 _KEYS: Sequence[tuple[str, dict[str, Any]]] = (
-    ("best rule, band: 95 % of the difference to all draws", {"ls": "-", "lw": 1.5}),
+    ("best rule; band: 95 % of its difference to all draws", {"ls": "-", "lw": 1.5}),
     ("fixed K", {"ls": (0, (4, 1.5)), "lw": 0.9}),
     ("Clark–Jaini", {"ls": (0, (1, 1)), "lw": 1.0}),
     ("at the rule chosen on other images", {"marker": "*", "ms": 8, "lw": 0, "markeredgecolor": INK}),
