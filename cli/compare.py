@@ -108,7 +108,7 @@ def compare(
         from anytime_cls.race.registry import CALIBRATED, RULES
         from anytime_cls.sweeps.contest import Contest, entrants, image_sets
 
-        specs = list(dict.fromkeys(name for text in models or () for name in option.listed(text)))
+        specs = list(dict.fromkeys(name for text in models or () for name in named(text)))
         wanted = None if rules is None else list(option.listed(rules))
         if strange := [name for name in wanted or () if name not in (*RULES, CALIBRATED)]:
             raise ValueError(f"unknown rule {strange[0]!r}: choose from {', '.join((*RULES, CALIBRATED))}")
@@ -126,6 +126,17 @@ def compare(
     except ValueError as error:
         raise Refused(str(error)) from None
     return run(contest, jobs, wanted, where, time_images, bootstrap, json)
+
+
+def named(text: str) -> list[str]:
+    """Models between commas; what follows a comma as NAME=VALUE is of the model before it."""
+    found: list[str] = []
+    for part in option.names(text) or ():
+        if found and part.partition("=")[0].isidentifier() and "=" in part:
+            found[-1] += f",{part}"
+        else:
+            found.append(part)
+    return found
 
 
 @dataclass(frozen=True)

@@ -128,6 +128,13 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(tiny_model_dir, tmp_p
     assert json.loads(text)["rows"][0]["images"] == 12
 
 
+def test_a_model_may_have_settings_of_its_own():
+    from anytime_cls_cli.compare import named
+
+    found = named("cifar10, timm:vit,weights=/a/b.pt,head=c,runs/x=y/m,dit")
+    assert found == ["cifar10", "timm:vit,weights=/a/b.pt,head=c", "runs/x=y/m", "dit"]
+
+
 def test_what_makes_no_sense_is_one_line(tiny_model_dir, images, tmp_path, capsys):
     file = tmp_path / "file"
     file.write_text("")

