@@ -17,7 +17,7 @@ from anytime_cls.models.fields import check_fields
 from anytime_cls.models.labels import ClassIndex, infer_synsets
 from anytime_cls.race.fitted import Fitted
 from anytime_cls.scorers.base import Shape
-from anytime_cls.scorers.shapes import transformer_config
+from anytime_cls.scorers.peers import shape_of
 
 
 class ModelError(ValueError):
@@ -95,8 +95,8 @@ class ModelCard:
 
     @property
     def tokens(self) -> int:
-        """Tokens of an image: steps of a whole order."""
-        return int(self.fields["model"]["n_tokens"])
+        """Steps of a whole draw: tokens of an image, or 1."""
+        return int(self.shape.steps)
 
     @cached_property
     def shape(self) -> Shape:
@@ -104,7 +104,7 @@ class ModelCard:
         if self.own_shape is not None:
             return self.own_shape
         try:
-            return transformer_config(self.fields.get("layout", "randar"), self.fields["model"])
+            return shape_of(self.method, self.fields["model"])
         except (KeyError, TypeError, ValueError) as error:
             raise ModelError(f"{self.path}: model.json's model does not make sense ({error})") from None
 

@@ -11,7 +11,7 @@ from msgspec import DecodeError, Meta, Struct, ValidationError, convert, field
 from msgspec.json import decode
 
 from anytime_cls.race.fitted import Fitted
-from anytime_cls.scorers.shapes import LAYOUTS, check_config, transformer_config
+from anytime_cls.scorers.peers import FOLDERS, check_shape, shape_of
 
 SCHEMA = 1
 WEIGHTS = ("transformer.safetensors", "tokenizer.safetensors")
@@ -19,6 +19,7 @@ Text = Annotated[str, Meta(min_length=1, max_length=1000)]
 Side = Annotated[int, Meta(ge=1, le=1 << 14)]  # pixels
 Tokens = Annotated[int, Meta(ge=1, le=1 << 14)]  # of an image
 Share = Annotated[float, Meta(ge=0, le=1)]
+Weight = Annotated[float, Meta(gt=0, le=1e30)]
 Count = Annotated[int, Meta(ge=0, lt=1 << 53)]
 _Width = Annotated[int, Meta(ge=1, le=1 << 16)]
 _Codes = Annotated[int, Meta(ge=1, le=1 << 24)]
@@ -41,6 +42,22 @@ class Transformer(Sizes, kw_only=True, forbid_unknown_fields=True):
     rope_base: Annotated[float, Meta(gt=1, le=1e12)] = 10000.0
     norm_eps: Annotated[float, Meta(gt=0, lt=1)] = 1e-5
     multiple_of: _Width = 256
+
+
+class HeadSizes(Sizes, kw_only=True, forbid_unknown_fields=True):
+    """The `model` of a head (`scorers.peers.HeadConfig`)."""
+
+    width: _Width
+    vocab_size: _Codes
+
+
+class DiffusionSizes(Sizes, kw_only=True, forbid_unknown_fields=True):
+    """The `model` of a diffusion transformer (`scorers.peers.DiTConfig`)."""
+
+    dim: _Width
+    n_layer: Annotated[int, Meta(ge=1, le=256)]
+    n_head: _Width
+    channels: _Width
 
 
 class FSQ(Struct, tag="fsq", tag_field="kind"):
@@ -140,9 +157,25 @@ class File(Struct):
 
 
 class _Ours(Struct):
-    model: Transformer
+    model: dict[str, Any]
     tokenizer: FSQ | Manifold | LlamaGen | MaskGIT
     sha256: dict[str, Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]]
+
+
+class _Net(Struct):
+    model: Transformer
+
+
+class _Head(Struct):
+    model: HeadSizes
+
+
+class _Diffusion(Struct):
+    model: DiffusionSizes
+    weighting: Annotated[list[tuple[Share, Weight]], Meta(min_length=2, max_length=1000)]
+
+
+_NETS: dict[str, type[Struct]] = {"head": _Head, "diffusion": _Diffusion}  # and the others' is `_Net`
 
 
 def check_fields(fields: Any) -> None:
@@ -152,10 +185,12 @@ def check_fields(fields: Any) -> None:
         raise ValueError(f"schema {schema}, this version reads {SCHEMA}")
     try:
         file = convert(fields, File)
-        ours = convert(fields, _Ours) if file.layout in LAYOUTS else None
+        ours = convert(fields, _Ours) if file.layout in FOLDERS else None
+        if ours is not None:
+            convert(fields, _NETS.get(file.layout, _Net))
     except ValidationError as error:
         raise ValueError(str(error)) from None
-    n_classes = file.model.n_classes
+    n_classes, n_tokens = file.model.n_classes, file.model.n_tokens
     if len(set(file.labels)) != len(file.labels) or len(file.labels) != n_classes:
         raise ValueError(f"labels do not match its {n_classes} classes - at `$.labels`")
     if missing := sorted(set(WEIGHTS) - set(file.sha256)):
@@ -164,11 +199,18 @@ def check_fields(fields: Any) -> None:
         raise ValueError(f"synsets must be a list of {n_classes}, one a label - at `$.synsets`")
     if ours is not None:
         try:
-            check_config(transformer_config(file.layout, fields["model"]))
+            check_shape(shape_of(file.layout, fields["model"]))
+            _check_weighting(fields.get("weighting", ()))
         except ValueError as error:
             raise ValueError(f"{error} - at `$.model`") from None
-        ours.tokenizer.check(file.image_size, ours.model.n_tokens)
-    Fitted.read(fields, file.model.n_tokens)
+        ours.tokenizer.check(file.image_size, n_tokens)
+    Fitted.read(fields, n_tokens)
+
+
+def _check_weighting(pairs: Any) -> None:
+    times = [pair[0] for pair in pairs]
+    if times != sorted(set(times)):
+        raise ValueError("the times of `weighting` must rise")
 
 
 def read_fields(data: bytes) -> dict[str, Any]:

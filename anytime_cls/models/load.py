@@ -22,9 +22,10 @@ from anytime_cls.models.card import (
 from anytime_cls.models.checkpoints import check_finite, inspect, read_state, write_safetensors
 from anytime_cls.models.hashes import file_sha256
 from anytime_cls.models.pickles import unpickled
-from anytime_cls.models.zoo import read_card
+from anytime_cls.models.zoo import EMBEDDED, embedded_names, read_card
 from anytime_cls.scorers.any_order import AnyOrder
-from anytime_cls.scorers.shapes import transformer_config
+from anytime_cls.scorers.peers import shape_of
+from anytime_cls.scorers.shapes import RandARConfig
 from anytime_cls.tokenizers.vq import LlamaGenTokenizer, MaskGITTokenizer, VQConfig
 
 if TYPE_CHECKING:
@@ -119,12 +120,14 @@ def _from_state(state: dict[str, Tensor]) -> LlamaGenTokenizer | MaskGITTokenize
 
 
 def build_transformer(layout: str, shape: Mapping[str, Any]) -> Transformer:
-    """A transformer of one of `LAYOUTS` with fresh weights. Raises as `transformer_config`."""
+    """A transformer of one of `LAYOUTS`, or `raster`, with fresh weights. Raises as `shape_of`."""
     from anytime_cls.scorers.randar import RandAR
     from anytime_cls.scorers.shapes import SigmaConfig
     from anytime_cls.scorers.sigma import SigmaGPT
 
-    config = transformer_config(layout, shape)
+    config = shape_of(layout, shape)
+    if not isinstance(config, RandARConfig):
+        raise ValueError(f"layout {layout!r} is no autoregressive transformer")
     return SigmaGPT(config) if isinstance(config, SigmaConfig) else RandAR(config)
 
 
@@ -135,13 +138,14 @@ def load_model(card: ModelCard, device: torch.device, dtype: torch.dtype) -> tup
     """
     try:
         tokenizer = load_tokenizer(card)
-        state = read_state(inspect(card.path)) if card.files else _read_weights(card, WEIGHTS[0])
+        state = read_state(inspect(card.path)) if card.files else read_weights(card, WEIGHTS[0])
         layout, shape = card.fields.get("layout", "randar"), card.fields["model"]
         if not any(key.startswith(f"layers.{shape['n_layer'] - 1}.") for key in state):
             raise ValueError(f"they have fewer than {shape['n_layer']} layers")
-        config = transformer_config(layout, shape)
+        config = card.shape
+        assert isinstance(config, RandARConfig)
         layer = 4 * config.dim**2 + 3 * config.dim * config.hidden_dim
-        _check_claim(config.n_layer * layer + (config.vocab_size + config.n_classes) * config.dim, state)
+        check_claim(config.n_layer * layer + (config.vocab_size + config.n_classes) * config.dim, state)
         with no_init():
             model = build_transformer(layout, shape)
         model.load_reference(state)
@@ -188,23 +192,23 @@ def load_tokenizer(
     fields = card.fields["tokenizer"]
     match fields.get("kind"):
         case "fsq":
-            shape, state = FSQConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
+            shape, state = FSQConfig.from_dict(fields), read_weights(card, WEIGHTS[1])
             into = (3, *shape.widths)
             of_stages = zip(into, shape.widths, shape.blocks, strict=False)
-            _check_claim(sum(9 * w * (before + 2 * n * w) for before, w, n in of_stages), state)
+            check_claim(sum(9 * w * (before + 2 * n * w) for before, w, n in of_stages), state)
             tokenizer = FSQTokenizer(shape)
             tokenizer.load_state_dict(
                 {name: v.float() if v.is_floating_point() else v for name, v in state.items()}
             )
             return tokenizer.folded()
         case "manifold":
-            sizes, state = ManifoldConfig.from_dict(fields), _read_weights(card, WEIGHTS[1])
-            _check_claim((sizes.words + sizes.vocab_size) * sizes.width, state)
+            sizes, state = ManifoldConfig.from_dict(fields), read_weights(card, WEIGHTS[1])
+            check_claim((sizes.words + sizes.vocab_size) * sizes.width, state)
             manifold = ManifoldTokenizer(sizes)
             manifold.load_state_dict(state)
             return manifold.eval()
         case "llamagen" | "maskgit" as kind:
-            path = card.weights(WEIGHTS[1]) if card.files else _verified(card, WEIGHTS[1])
+            path = card.weights(WEIGHTS[1]) if card.files else verified(card, WEIGHTS[1])
             try:
                 vq = load_vq(path, card.image_size)
             except ValueError as error:
@@ -216,9 +220,9 @@ def load_tokenizer(
             raise ModelError(f"{card.path}: unknown tokenizer kind {kind!r}")
 
 
-def _verified(card: ModelCard, name: str) -> Path:
+def verified(card: ModelCard, name: str) -> Path:
     """A weights file of a model folder, its hash checked."""
-    path = card.path / name
+    path = _at(card, name)
     if path.exists() and not path.is_file():  # a pipe would be waited for
         raise ModelError(f"{path}: not a regular file")
     try:
@@ -232,11 +236,21 @@ def _verified(card: ModelCard, name: str) -> Path:
     return path
 
 
-def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
+def _at(card: ModelCard, name: str) -> Path:
+    """Where a weights file of a model folder is: a file that embedded models share lies in one of them."""
+    path = card.path / name
+    if path.exists() or card.path.parent != EMBEDDED:
+        return path
+    beside = (read_card(other) for other in embedded_names())
+    same = (other.path / name for other in beside if other.sha256.get(name) == card.sha256.get(name))
+    return next((found for found in same if found.is_file()), path)
+
+
+def read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    path = _verified(card, name)
+    path = verified(card, name)
     try:
         state = load_file(path)
     except (SafetensorError, ValueError, KeyError) as error:  # KeyError: a type that torch has not
@@ -245,7 +259,7 @@ def _read_weights(card: ModelCard, name: str) -> dict[str, torch.Tensor]:
     return state
 
 
-def _check_claim(numbers: int, state: Mapping[str, Tensor]) -> None:
+def check_claim(numbers: int, state: Mapping[str, Tensor]) -> None:
     """Raises ValueError for a network of more numbers than its weights have, before it asks for their memory.
 
     (Building it on the meta device would say more, and imports torch's compiler, which takes seconds.)

@@ -31,8 +31,8 @@ from anytime_cls.models.hashes import cached_sha256
 from anytime_cls.models.labels import imagenet_labels
 from anytime_cls.models.others.names import ENCODERS, PUBLISHED, cached_weights
 from anytime_cls.models.others.names import pull as pull_part
+from anytime_cls.scorers.peers import FOLDERS
 from anytime_cls.scorers.registry import method, takes_source
-from anytime_cls.scorers.shapes import LAYOUTS
 
 EMBEDDED = Path(__file__).parent / "weights"
 
@@ -85,8 +85,8 @@ def read_card(name_or_path: str | Path, labels: Sequence[str] | None = None) -> 
 def _folder_card(path: Path) -> ModelCard:
     try:
         fields = read_fields((path / "model.json").read_bytes())
-        if fields.get("layout", "randar") not in LAYOUTS:
-            raise ValueError(f"unknown layout {fields['layout']!r}: {' or '.join(LAYOUTS)} - at `$.layout`")
+        if fields.get("layout", "randar") not in FOLDERS:
+            raise ValueError(f"unknown layout {fields['layout']!r}: {' or '.join(FOLDERS)} - at `$.layout`")
         others = sorted(file.name for file in path.iterdir() if file.suffix in SUFFIXES)
     except OSError as error:
         raise ModelError(f"{path}: model.json cannot be read ({error.strerror or error})") from None

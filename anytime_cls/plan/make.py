@@ -154,4 +154,4 @@ def _design(
     if most % draws.block:
         raise ValueError(f"{chosen['orders']} orders come in blocks of {draws.block}: max_orders must divide")
     distinct = None if options.views.varies else draws.distinct  # one draw seen in many views is many
-    return Design(str(chosen["orders"]), steps, min(most, distinct or most), n_classes), draws.block
+    return Design(draws.name, steps, min(most, distinct or most), n_classes), draws.block

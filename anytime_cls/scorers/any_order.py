@@ -19,6 +19,20 @@ from anytime_cls.tokenizers.base import Tokenizer
 Array = np.ndarray
 
 
+@torch.inference_mode()
+def token_ids(
+    tokenizer: Tokenizer, device: torch.device, crops: Array, noise: float = 0.0, keys: Sequence[bytes] = ()
+) -> list[Array]:
+    """Token ids int64 [N] in raster order of each of uint8 [I, S, S, 3], one image at a time."""
+    ids = []
+    for i, crop in enumerate(crops):
+        pixels = torch.from_numpy(scaled(crop, tokenizer.pixel_range))[None]
+        drawn = normal(keys[i], tokenizer.latent_shape) if noise > 0 else None
+        given = None if drawn is None else torch.from_numpy(drawn)[None]
+        ids.append(tokenizer.encode(pixels.to(device), noise, given)[0])
+    return [one.cpu().numpy() for one in ids]
+
+
 class AnyOrder:
     """A transformer and its tokenizer, in eval mode on their device.
 
@@ -53,14 +67,7 @@ class AnyOrder:
 
     def encode(self, crops: Array, noise: float = 0.0, keys: Sequence[bytes] = ()) -> list[Array]:
         """Token ids of uint8 [I, S, S, 3], one image at a time: rounding cannot depend on a batch."""
-        ids = []
-        with torch.inference_mode():
-            for i, crop in enumerate(crops):
-                pixels = torch.from_numpy(scaled(crop, self.tokenizer.pixel_range))[None]
-                drawn = normal(keys[i], self.tokenizer.latent_shape) if noise > 0 else None
-                given = None if drawn is None else torch.from_numpy(drawn)[None]
-                ids.append(self.tokenizer.encode(pixels.to(self._weight.device), noise, given)[0])
-        return [one.cpu().numpy() for one in ids]
+        return token_ids(self.tokenizer, self._weight.device, crops, noise, keys)
 
     @torch.inference_mode()
     def score(self, pieces: Sequence[Piece], at: Sequence[int]) -> list[Array]:

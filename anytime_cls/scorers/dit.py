@@ -6,7 +6,7 @@ trained on straight paths, as SiT is (Ma et al., ECCV 2024, https://arxiv.org/ab
 
     z_t = (1 − t) z + t ε,    velocity v = ε − z,    t from 0 (data) to 1 (noise)
 
-so that ẑ = z_t − t v̂. Scores are of ẑ: ‖z − ẑ‖² = t² ‖v − v̂‖².
+so that ẑ = z_t − t v̂ (`scorers.diffusion.Straight`).
 """
 
 from __future__ import annotations
@@ -19,6 +19,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anytime_cls.scorers.peers import FREQUENCIES, DiTConfig
+from anytime_cls.tokenizers.base import Tokenizer, with_noise
+
+LOSS = "data"  # scores are of the latent that the velocity leads back to (`scorers.diffusion.LOSSES`)
 
 
 def _modulate(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:
@@ -98,8 +101,9 @@ class DiT(nn.Module):
 
     def forward(self, noisy: Tensor, t: Tensor, classes: Tensor) -> Tensor:
         """Velocities: standardised z_t [B, D, g, g], t [B] in [0, 1], classes int64 [B] → [B, D, g, g]."""
-        x = self.embed(noisy.flatten(2).mT) + self.places
-        steps = self.time2(F.silu(self.time1(frequencies(t))))
+        dtype = self.embed.weight.dtype
+        x = self.embed(noisy.flatten(2).mT.to(dtype)) + self.places
+        steps = self.time2(F.silu(self.time1(frequencies(t).to(dtype))))
         condition = F.silu(steps + self.cls_embedding(classes))
         for layer in self.layers:
             x = layer(x, condition)
@@ -108,14 +112,26 @@ class DiT(nn.Module):
         return found
 
 
-def latent_errors(net: DiT, clean: Tensor, t: Tensor, noise: Tensor, classes: Tensor) -> Tensor:
-    """‖z − ẑ‖²: standardised z and ε [B, D, g, g], t [B], classes int64 [C] → float32 [B, C]."""
-    n_classes, at = len(classes), t[:, None, None, None]
-    each = ((1 - at) * clean + at * noise, t, noise - clean)
-    noisy, when, velocity = (x.repeat_interleave(n_classes, 0) for x in each)
-    wrong = net(noisy, when, classes.repeat(len(clean))).float() - velocity
-    found: Tensor = (when**2 * wrong.square().sum((1, 2, 3))).view(-1, n_classes)
-    return found
+@final
+class Latents:
+    """A tokenizer's continuous latents, standardised, for `scorers.diffusion.LatentDiffusion`."""
+
+    def __init__(self, tokenizer: Tokenizer, net: DiT):
+        self.tokenizer = tokenizer
+        self._mean, self._deviation = net.mean.float(), net.deviation.float()
+
+    @property
+    def pixel_range(self) -> tuple[float, float]:
+        return self.tokenizer.pixel_range
+
+    @property
+    def latent_shape(self) -> tuple[int, int, int]:
+        return self.tokenizer.latent_shape
+
+    def encode(self, pixels: Tensor, noise: float = 0.0, normal: Tensor | None = None) -> Tensor:
+        """Pixels [B, 3, S, S] → float32 [B, *latent_shape]. noise, normal: as `with_noise` takes them."""
+        latents = with_noise(self.tokenizer.features(pixels), noise, normal)
+        return (latents - self._mean) / self._deviation
 
 
 def frequencies(t: Tensor) -> Tensor:

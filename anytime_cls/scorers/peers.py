@@ -7,13 +7,11 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, ClassVar, Self
 
-from anytime_cls.draws.levels import LevelSampler, Once
+from anytime_cls.draws.levels import ContextSampler, LevelSampler, Once
 from anytime_cls.draws.orders import OrderSampler
-from anytime_cls.scorers.shapes import RandARConfig, SigmaConfig
+from anytime_cls.scorers.shapes import LAYOUTS, RandARConfig, SigmaConfig, check_config, transformer_config
 
 FREQUENCIES = 256  # numbers that a diffusion transformer is told the time by
-Weighting = tuple[tuple[float, float], ...]  # (t, w) in rising t; between them log w is linear
-UNFITTED = 7.0  # w(t) = exp(−7 t) of ‖z − ẑ‖²: Clark & Jaini, NeurIPS 2023, https://arxiv.org/abs/2303.15233
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,26 @@ class RasterConfig(SigmaConfig):
     def screens(self) -> Mapping[str, tuple[float, float]]:
         """None: both of an any-order model's read tokens out of turn."""
         return {}
+
+
+@dataclass(frozen=True)
+class MaskedConfig:
+    """An any-order model's shape, evaluated as masked diffusion (`scorers.masked`)."""
+
+    base: RandARConfig
+
+    screens: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    steps: ClassVar[int] = 1
+    unit: ClassVar[str] = "nats"
+    joint: ClassVar[bool] = False
+
+    def draws(self, name: str, steps: int) -> ContextSampler:
+        """Contexts by this sampler. Raises ValueError."""
+        return ContextSampler(name, self.base.n_tokens)
+
+    def flops(self, steps: int = 1, classes: int = 1) -> float:
+        """Of one burst: as a pass over a whole order, whatever is revealed."""
+        return self.base.flops(None, classes)
 
 
 @dataclass(frozen=True)
@@ -138,3 +156,36 @@ class DiTConfig:
         block = n * (24 * dim**2 + 2 * 2 * dim * n) + 2 * 6 * dim**2
         ends = n * 2 * 2 * dim * self.channels + 2 * dim * (FREQUENCIES + dim + 2 * dim)
         return classes * float(self.n_layer * block + ends)
+
+
+PEERS = {
+    "raster": RasterConfig,
+    "discriminative": DiscriminativeConfig,
+    "head": HeadConfig,
+    "diffusion": DiTConfig,
+}
+FOLDERS = (*LAYOUTS, *PEERS)  # what a model's folder may hold: `layout` of its model.json
+PeerConfig = RasterConfig | DiscriminativeConfig | HeadConfig | DiTConfig
+
+
+def shape_of(layout: str, fields: Mapping[str, Any]) -> RandARConfig | PeerConfig:
+    """The shape of a model in a folder. Raises ValueError for an unknown layout, TypeError for fields that
+    such a shape has not."""
+    if layout in PEERS:
+        found: PeerConfig = PEERS[layout].from_dict(fields)  # type: ignore[attr-defined]
+        return found
+    return transformer_config(layout, fields)
+
+
+def check_shape(shape: RandARConfig | PeerConfig) -> None:
+    """Raises ValueError for one that cannot be built."""
+    if isinstance(shape, DiscriminativeConfig):
+        shape = shape.blocks
+    if isinstance(shape, RandARConfig):
+        check_config(shape)
+    elif isinstance(shape, DiTConfig) and (shape.dim % shape.n_head or shape.dim % 4 or not shape.grid):
+        raise ValueError(
+            f"dim {shape.dim} must be n_head {shape.n_head} × a whole number, and a multiple of 4"
+        )
+    elif isinstance(shape, HeadConfig) and math.isqrt(shape.n_tokens) ** 2 != shape.n_tokens:
+        raise ValueError(f"n_tokens must be a square, got {shape.n_tokens}")

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import final
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from anytime_cls.scorers.any_order import token_ids
+from anytime_cls.scorers.base import Piece, Screen
 from anytime_cls.scorers.peers import DiscriminativeConfig, HeadConfig
 from anytime_cls.scorers.shapes import check_config
 from anytime_cls.scorers.transformer import Block, RMSNorm, Rotary, init_weights, rotary_table
+from anytime_cls.tokenizers.base import Tokenizer
+
+Array = np.ndarray
 
 
 def attend(layer: Block, x: Tensor, rotary: Rotary, mask: Tensor | None = None) -> Tensor:
@@ -82,4 +89,46 @@ class Head(nn.Module):
         x = F.relu(self.first(x)) + x
         x = F.relu(self.second(x)) + x
         found: Tensor = self.output(x.mean((2, 3)))
+        return found
+
+
+@final
+class Reader:
+    """Either of the two and its tokenizer as a scorer. An `Encoded` is token ids int64 [N], raster order."""
+
+    def __init__(self, net: Discriminative | Head, tokenizer: Tokenizer):
+        self.net, self.tokenizer = net, tokenizer
+        self._weight = net.output.weight
+        self.screens: Mapping[str, Screen] = {}
+
+    @property
+    def shape(self) -> DiscriminativeConfig | HeadConfig:
+        """The net's."""
+        return self.net.config
+
+    @property
+    def device(self) -> str:
+        return str(self._weight.device)
+
+    @property
+    def dtype(self) -> str:
+        return str(self._weight.dtype).removeprefix("torch.")
+
+    def width(self, steps: int) -> int:
+        """Tokens of an image."""
+        return self.net.config.n_tokens
+
+    def encode(self, crops: Array, noise: float = 0.0, keys: Sequence[bytes] = ()) -> list[Array]:
+        """Token ids of uint8 [I, S, S, 3]."""
+        return token_ids(self.tokenizer, self._weight.device, crops, noise, keys)
+
+    @torch.inference_mode()
+    def score(self, pieces: Sequence[Piece], at: Sequence[int]) -> list[Array]:
+        """log p(class | tokens) among all of the model's classes, of those that were asked for: one image at
+        a time, so that no bit depends on a batch."""
+        found = []
+        for piece in pieces:
+            tokens = torch.from_numpy(piece.encoded)[None].to(self._weight.device)
+            log_p = self.net(tokens)[0].float().log_softmax(0).cpu().numpy().astype(np.float64)
+            found.append(log_p[piece.classes][:, None].repeat(len(at), axis=1))
         return found

@@ -13,12 +13,18 @@ GROUP = "anytime_cls.methods"
 BUILT_IN = {  # lazily: "module:object", as an entry point says it
     "randar": "anytime_cls.models.load:any_order",
     "sigma": "anytime_cls.models.load:any_order",
+    "raster": "anytime_cls.models.load:any_order",
+    "masked": "anytime_cls.models.peers:masked",
+    "discriminative": "anytime_cls.models.peers:discriminative",
+    "head": "anytime_cls.models.peers:head",
+    "diffusion": "anytime_cls.models.peers:diffusion",
     "dit": "anytime_cls.models.others.dit:dit",
     "sit": "anytime_cls.models.others.dit:sit",
     "timm": "anytime_cls.models.others.references:timm",
     "efficientnet": "anytime_cls.models.others.references:lite0",
 }
-OTHERS = ("dit", "sit", "timm")  # of the built-in ones, those of other people's weights: named METHOD:SOURCE
+# of the built-in ones, those named METHOD:SOURCE: of other people's weights, and another use of our own
+OTHERS = ("dit", "sit", "timm", "masked")
 
 
 @lru_cache(maxsize=1)

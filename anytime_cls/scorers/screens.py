@@ -192,6 +192,8 @@ def has_table(model: Transformer) -> bool:
 def screens_of(model: Transformer) -> Mapping[str, Screen]:
     """By name: `gradient`, the image in four short orders at the mean class, and `table` where it is small
     enough. (At the same cost four quarters rank classes better than one whole order, docs/screening.md.)"""
+    if not model.config.screens:
+        return {}
     found: dict[str, Screen] = {"gradient": GradientScreen(model, QUARTERS, model.config.quarter)}
     return {"table": TableScreen(model)} | found if has_table(model) else found
 

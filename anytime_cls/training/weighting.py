@@ -8,8 +8,8 @@ from scipy.optimize import minimize
 from torch import Tensor
 
 from anytime_cls.draws.levels import van_der_corput
-from anytime_cls.scorers.dit import DiT, latent_errors
-from anytime_cls.scorers.peers import UNFITTED, Weighting
+from anytime_cls.scorers.diffusion import CLARK_JAINI, Straight, Weighting, errors, weight_at
+from anytime_cls.scorers.dit import LOSS, DiT
 
 Array = np.ndarray
 
@@ -28,27 +28,30 @@ def errors_of(net: DiT, latents: Tensor, draws: int = 32, seed: int = 0) -> tupl
     generator = torch.Generator(latents.device).manual_seed(seed)
     offsets = torch.rand(n, generator=generator, device=latents.device)
     classes = torch.arange(n_classes, device=latents.device)
-    errors, times = np.empty((n, draws, n_classes)), np.empty((n, draws))
+    found, times = np.empty((n, draws, n_classes)), np.empty((n, draws))
     for k in range(draws):
         t = (offsets + van_der_corput(k)) % 1.0
         noise = torch.randn(clean.shape, generator=generator, device=clean.device)
         for rows in torch.arange(n, device=clean.device).split(max(1, 4096 // n_classes)):
-            errors[rows.cpu(), k] = latent_errors(net, clean[rows], t[rows], noise[rows], classes).cpu()
+            every = [x[rows].repeat_interleave(n_classes, 0) for x in (clean, noise)]
+            when = t[rows].double().cpu().repeat_interleave(n_classes)
+            wrong = errors(net, Straight(), every[0], when, every[1], classes.repeat(len(rows)), LOSS)
+            found[rows.cpu(), k] = wrong.view(-1, n_classes).cpu()
         times[:, k] = t.cpu()
-    return errors, times
+    return found, times
 
 
-def fit_weighting(errors: Array, times: Array, labels: Array) -> Weighting:
+def fit_weighting(wrong: Array, times: Array, labels: Array) -> Weighting:
     """The w(t) under which soft-max over classes of Σ_k −w(t_k) errors / K is likeliest to be right.
 
-    errors : float64 [n, K, C], times : [n, K], labels : int [n]. Returns (t, w) at `KNOTS` times. The fit is
-    convex in w but for its positivity. It starts at Clark & Jaini's w = exp(−7 t), `UNFITTED`.
+    wrong : errors float64 [n, K, C], times : [n, K], labels : int [n]. Returns (t, w) at `KNOTS` times. The
+    fit is convex in w but for its positivity. It starts at Clark & Jaini's w = exp(−7 t).
     """
     knots = np.linspace(0, 1, KNOTS)
     place = np.clip(times * (KNOTS - 1), 0, KNOTS - 1 - 1e-9)
     low, part = place.astype(int), torch.from_numpy(place - place.astype(int))
     lower, upper = torch.from_numpy(low), torch.from_numpy(low + 1)
-    all_errors = torch.from_numpy(errors - errors.mean(2, keepdims=True))
+    all_errors = torch.from_numpy(wrong - wrong.mean(2, keepdims=True))
     wanted = torch.from_numpy(np.asarray(labels, np.int64))
 
     def loss(point: Array) -> tuple[float, Array]:
@@ -61,6 +64,6 @@ def fit_weighting(errors: Array, times: Array, labels: Array) -> Weighting:
         assert log_w.grad is not None
         return total.item(), log_w.grad.numpy()
 
-    start = -UNFITTED * knots
+    start = np.log(weight_at(CLARK_JAINI, knots))
     found = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=[(-30.0, 30.0)] * KNOTS).x
     return tuple((float(t), float(np.exp(value))) for t, value in zip(knots, found, strict=True))
