@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import io
 import json as json_
 import shlex
@@ -305,9 +304,12 @@ def clocks(
 
 
 def write(found: Compared, times: dict[str, Any], contest: Contest, where: Folder) -> None:
-    """compare.md, .csv, .json and, with matplotlib, .png and .svg; each replaced whole."""
+    """compare.md, .csv, .tex, .png, .svg and .pdf; each replaced whole."""
     from anytime_cls.files import replace_file
-    from anytime_cls.pictures.compare_words import document, title
+    from anytime_cls.pictures.compare import compare_figure
+    from anytime_cls.pictures.compare_words import MAIN, document, headline, main_cells, title
+    from anytime_cls.pictures.paper import latex_text
+    from anytime_cls.pictures.style import save
     from anytime_cls.pictures.tables import write_csv
 
     from .show.compare import as_plain, machine
@@ -318,13 +320,11 @@ def write(found: Compared, times: dict[str, Any], contest: Contest, where: Folde
     write_csv(path / "compare.csv", as_plain(found.rows))
     if len(found.studies) > 1:
         write_csv(path / "sets.csv", as_plain(found.set_rows))
-    if importlib.util.find_spec("matplotlib") is None:
-        return
-    from anytime_cls.pictures.compare import compare_figure
-    from anytime_cls.pictures.style import save
-
     figure = compare_figure(found, title(found))
-    for kind in ("png", "svg"):
+    for kind in ("png", "svg", "pdf"):
         memory = io.BytesIO()
         save(figure, memory, kind)
         replace_file(path / f"compare.{kind}", memory.getbuffer())
+    rows, words = [list(MAIN), *main_cells(found.rows)], f"{title(found)}. {' '.join(headline(found))}"
+    text = latex_text(rows, words, "compare.pdf", figure.get_figwidth())
+    replace_file(path / "compare.tex", text.encode("utf-8", "replace"))

@@ -73,7 +73,10 @@ def test_from_a_shell(tiny_model_dir, images, tmp_path):
     assert again.stdout.count("\n") == 1 and found["headline"][0] in " ".join(done.stdout.split("\n"))
     assert (out / "clock.json").read_text() == clocked  # nothing was timed, or raced, anew
     assert {row["images of"] for row in found["sets"]} == {"clean", "fog:5"}
-    pytest.importorskip("matplotlib")
+    assert (
+        "includegraphics" in (tex := (out / "compare.tex").read_text())
+        and "tiny:raster & fixed raster" in tex
+    )
     assert (out / "compare.png").stat().st_size > 5000 and b"</svg>" in (out / "compare.svg").read_bytes()
 
 

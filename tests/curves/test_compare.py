@@ -175,7 +175,6 @@ def test_the_words_say_what_was_found():
 
 
 def test_every_method_is_in_the_picture():
-    pytest.importorskip("matplotlib")
     from anytime_cls.pictures.compare import compare_figure
 
     methods = [Contestant("ours", "autoregressive", (0,)), Contestant("theirs", "diffusion", (1,)),
