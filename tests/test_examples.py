@@ -215,6 +215,23 @@ def test_a_shortlist_is_who_is_within_the_gap():
     assert np.allclose(size, [1, 1, 5 / 3])  # within 0, 0 and 1: 2, 2 and 1 classes at last
 
 
+def test_new_classes_links_so_many_pictures_of_so_many_classes(tmp_path):
+    make_images(tmp_path / "data" / "train", 4, ["a", "b", "c"])
+    make_images(tmp_path / "data" / "val", 3, ["a", "b", "c"])
+    chosen = set()
+    for seed in range(6):
+        load("new_classes").linked(tmp_path / "data", tmp_path / str(seed), 2, 3, seed)
+        train, test = (
+            {path.name for path in (tmp_path / str(seed) / split).iterdir()} for split in ("train", "val")
+        )
+        assert train == test and len(train) == 2
+        chosen.add(frozenset(train))
+        for split, n in (("train", 3), ("val", 3)):
+            images = [path for name in train for path in (tmp_path / str(seed) / split / name).iterdir()]
+            assert len(images) == 2 * n and all(path.is_symlink() and path.is_file() for path in images)
+    assert len(chosen) > 1
+
+
 def test_unlike_compares_scores_on_pictures_of_no_class(tiny_model_dir, tmp_path, monkeypatch, capsys):
     """Against a folder of the same pictures every score is at chance."""
     for i in range(6):

@@ -38,9 +38,9 @@ from anytime_cls.training.recipe import Recipe
 from anytime_cls.training.start import Start
 from anytime_cls.training.train import NAIVE_BAYES
 
-COMPARED = 100  # held-out images that designs are compared on
+COMPARED = 60  # held-out images that designs are compared on
 # parts an order is cut into (1: it is scored whole) → orders of each, at most
-DESIGNS = {1: 8, 4: 16, 8: 32, 16: 32}
+DESIGNS = {1: 4, 4: 16, 8: 32, 16: 32}
 CALIBRATION = "calibration"  # the trace, in the model's folder, that the recommended race is fitted to
 _FITTED = ("priors", "temperature", "calibration_images", "designs", "calibrated", "prices", "screens")
 

@@ -55,7 +55,7 @@ def settled(seen: Outlook, typed: Mapping[str, Any], name: str, start: ModelCard
             "start": written(name, start), "image_size": start.image_size, "layout": start.method,
             "tokens": start.fields["tokenizer"]["kind"], "views": 16 if few else 4,
             "dim": shape["dim"], "n_layer": shape["n_layer"], "n_head": shape["n_head"],
-            "prefixes": ((0.6, 0.25), (0.25, 0.5), (0.15, 1.0)),
+            "prefixes": ((0.8, 0.25), (0.15, 0.5), (0.05, 1.0)),
             "tune_steps": min(TUNED[1], max(TUNED[0], round(TUNED_EACH * images))),
         }  # fmt: skip
         return Recipe(**{**chosen, **typed})
