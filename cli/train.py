@@ -18,7 +18,7 @@ TOKENS, NETWORK, HELD = "Tokens, from nothing", "Network", "Held-out and test im
 _FIELDS = {
     name: name for name in (
         "image_size", "tokens", "codes", "tokenizer_epochs", "epochs", "views", "contrast_epochs",
-        "contrast_part", "rivals", "layout", "dim", "batch_size",
+        "contrast_part", "rivals", "layout", "dim", "batch_size", "teacher_epochs", "distil_epochs",
     )
 } | {"layers": "n_layer"}  # fmt: skip
 
@@ -45,6 +45,28 @@ def train(
     ] = "",
     name: Annotated[str, typer.Option(help="The model's name; the output folder's by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")] = False,
+    preset: Annotated[
+        str,
+        typer.Option(
+            "--recipe",
+            metavar="NAME",
+            help="cpu, or gpu: self-supervised tokens, learnt from a larger network, and many more steps; "
+            "about ten minutes of a large GPU for 50,000 pictures. Typed options change either.",
+        ),
+    ] = "cpu",
+    teacher_epochs: Annotated[
+        float,
+        typer.Option(
+            rich_help_panel=TOKENS,
+            min=0,
+            help="Of --tokens selfsupervised: passes over the data for a larger network that the tokenizer "
+            "then learns from; 0: it learns by itself.",
+        ),
+    ] = 0,
+    distil_epochs: Annotated[
+        float,
+        typer.Option(rich_help_panel=TOKENS, min=0.01, help="Passes in which it learns from that network."),
+    ] = 12,
     image_size: Annotated[
         int, typer.Option(rich_help_panel=TOKENS, help="Pixels a side; a token covers 4 × 4 of them.")
     ] = 32,
@@ -53,8 +75,9 @@ def train(
         typer.Option(
             rich_help_panel=TOKENS,
             metavar="NAME",
-            help="How the tokenizer is made: manifold (co-occurring patches, in closed form), "
-            "reconstruction, or labels (reconstruction and a class head). The first two see no label.",
+            help="How the tokenizer is made: manifold (co-occurring patches, in closed form), selfsupervised "
+            "(two views of a picture agree; with --teacher-epochs learnt from a larger network: for a GPU), "
+            "reconstruction, or labels (reconstruction and a class head). Only the last sees labels.",
         ),
     ] = "manifold",
     codes: Annotated[
@@ -192,7 +215,7 @@ def train(
 
     from .show import train as show
 
-    fields = _fields(context, layout, tokens, image_size, dim, levels, stages)
+    fields = _fields(context, preset, layout, tokens, image_size, dim, levels, stages)
     scoring = Scoring(calibration_images, test_images, max_orders)
     bars = show.Bars(Console(stderr=True))
     try:
@@ -235,11 +258,25 @@ def train(
 
 
 def _fields(
-    context: typer.Context, layout: str, tokens: str, image_size: int, dim: int, levels: str, stages: str
+    context: typer.Context,
+    recipe: str,
+    layout: str,
+    tokens: str,
+    image_size: int,
+    dim: int,
+    levels: str,
+    stages: str,
 ) -> dict[str, Any]:
     """What was typed, as fields of `Recipe`. Raises Refused for what makes no sense by itself."""
     from anytime_cls.scorers.shapes import LAYOUTS
+    from anytime_cls.training.recipe import RECIPES
     from anytime_cls.training.recipe import TOKENS as KINDS
+
+    if recipe not in RECIPES:
+        raise Refused(f"unknown --recipe {recipe!r}: choose from {', '.join(RECIPES)}")
+    of_recipe = RECIPES[recipe]
+    if not typed(context, "tokens"):
+        tokens = of_recipe.get("tokens", tokens)
 
     if dim % 32 or dim < 32:
         raise Refused(f"--dim must be a multiple of 32, got {dim}")
@@ -249,7 +286,7 @@ def _fields(
         raise Refused(f"unknown --layout {layout!r}: choose from {', '.join(LAYOUTS)}")
     if tokens not in KINDS:
         raise Refused(f"unknown --tokens {tokens!r}: choose from {', '.join(KINDS)}")
-    found = {_FIELDS[name]: context.params[name] for name in _FIELDS if typed(context, name)}
+    found = {**of_recipe, **{_FIELDS[name]: context.params[name] for name in _FIELDS if typed(context, name)}}
     if typed(context, "dim"):
         found["n_head"] = dim // 32
     if typed(context, "levels"):

@@ -94,7 +94,16 @@ def _tokens(images: int, recipe: Recipe, device: torch.device, start: Start | No
     if closed:
         return coded + each * min(images, COUNTED_IMAGES) + CLOSED_FORM
     steps = max(1, recipe.tokenizer_min_steps, recipe.tokenizer_epochs * images / recipe.batch_size)
-    return coded + TRAINED * each * steps * min(recipe.batch_size, images)
+    trained = TRAINED * each * steps * min(recipe.batch_size, images)
+    if recipe.tokens == "selfsupervised":  # two views; the teacher is about three times the tokenizer
+        trained *= 2
+        trained += (
+            TRAINED
+            * each
+            * images
+            * (6 * recipe.teacher_epochs + 2 * bool(recipe.teacher_epochs) * recipe.distil_epochs)
+        )
+    return coded + trained
 
 
 def _rows(images: int, recipe: Recipe, start: bool) -> dict[float, float]:

@@ -36,6 +36,13 @@ def batch_at(step: int, n: int, recipe: Recipe, stage: int) -> tuple[Tensor, tor
     return index, torch.Generator().manual_seed(_mix(recipe.seed, 20 + stage, step))
 
 
+def generator_on(device: torch.device, generator: torch.Generator) -> torch.Generator:
+    """A step's generator on the CPU, else one of the device's that it seeds: other numbers."""
+    if device.type == "cpu":
+        return generator
+    return torch.Generator(device).manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+
+
 def _mix(*numbers: int) -> int:
     return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))
 
@@ -58,10 +65,14 @@ def _loop(
 
     averaging: of the moving average of the weights, what a step leaves of it; the net ends as that average.
     """
-    mean = AveragedModel(net, multi_avg_fn=_moving_average(averaging)) if averaging else None
+    every_mean = 1 if device.type == "cpu" else 8  # steps: each waits for what is under way
+    mean = AveragedModel(net, multi_avg_fn=_moving_average(averaging**every_mean)) if averaging else None
     first = _resumed(checkpoint, net, optimiser, steps, mean) if checkpoint.exists() else 0
     amp = mixed_precision(device)
     smooth, saved_at, started = None, time.monotonic(), time.monotonic()
+    looks = (
+        1 if device.type == "cpu" else 20
+    )  # steps between readings of the loss, each of which waits for it
     for step in range(first, steps):
         for group in optimiser.param_groups:
             group["lr"] = rate_at(step) * group.get("times", 1.0)
@@ -71,12 +82,14 @@ def _loop(
         loss.backward()
         nn.utils.clip_grad_norm_(net.parameters(), 5.0 if stage == "tokenizer" else 1.0)
         optimiser.step()
-        if mean is not None:
+        if mean is not None and (step + 1) % every_mean == 0:
             mean.update_parameters(net)
+        if (step + 1) % looks and step + 1 < steps:
+            continue
         value = loss.item()
         if not math.isfinite(value):
             raise ValueError(f"{stage}: the loss became {value} at step {step}; try a lower learning rate")
-        smooth = value if smooth is None else 0.98 * smooth + 0.02 * value
+        smooth = value if smooth is None else smooth + 0.02 * looks * (value - smooth)
         rate = (step - first + 1) * recipe.batch_size / (time.monotonic() - started)
         report(stage, step + 1, steps, smooth, rate)
         if time.monotonic() - saved_at > every or step + 1 == steps:

@@ -56,13 +56,14 @@ class ClassHead(nn.Module):
 def augment(images: Tensor, generator: torch.Generator, pad: int = 4) -> Tensor:
     """Random crop after reflect padding, and horizontal flip: uint8 [B, 3, S, S] → same."""
     b, _, s, _ = images.shape
+    at = images.device  # the generator's
     padded = F.pad(images.float(), (pad,) * 4, mode="reflect").to(torch.uint8)
-    dy, dx = torch.randint(0, 2 * pad + 1, (2, b), generator=generator)
-    flip = torch.rand(b, generator=generator) < 0.5
-    cols = torch.arange(s).expand(b, s)
+    dy, dx = torch.randint(0, 2 * pad + 1, (2, b), generator=generator, device=at)
+    flip = torch.rand(b, generator=generator, device=at) < 0.5
+    cols = torch.arange(s, device=at).expand(b, s)
     cols = torch.where(flip[:, None], s - 1 - cols, cols) + dx[:, None]
-    rows = torch.arange(s).expand(b, s) + dy[:, None]
-    batch = torch.arange(b)[:, None, None]
+    rows = torch.arange(s, device=at).expand(b, s) + dy[:, None]
+    batch = torch.arange(b, device=at)[:, None, None]
     return padded.permute(0, 2, 3, 1)[batch, rows[:, :, None], cols[:, None, :]].permute(0, 3, 1, 2)
 
 

@@ -7,7 +7,7 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -24,8 +24,9 @@ from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.tokenizers.manifold import ManifoldConfig, ManifoldTokenizer
 
-# by reconstruction and a class head, by reconstruction alone, in closed form: the last two see no labels
-TOKENS = ("labels", "reconstruction", "manifold")
+# by reconstruction and a class head, by reconstruction alone, in closed form, by agreement of two views: the
+# last three see no labels
+TOKENS = ("labels", "reconstruction", "manifold", "selfsupervised")
 TrainedTokenizer = FSQTokenizer | ManifoldTokenizer
 
 
@@ -43,6 +44,9 @@ class Recipe:
     codes: int = 1024  # vocabulary of the manifold
     tokenizer_epochs: float = 12
     tokenizer_lr: float = 0.1
+    teacher_epochs: float = 0  # of selfsupervised tokens: 0, they learn by agreement alone
+    teacher_width: int = 64
+    distil_epochs: float = 12
     layout: str = "sigma"  # shapes.LAYOUTS: what the transformer reads at each position
     dim: int = 128
     n_layer: int = 4
@@ -132,6 +136,18 @@ class Report(Protocol):
     def __call__(self, stage: str, step: int, steps: int, loss: float | None, rate: float) -> None: ...
 
 
+# `train --recipe NAME`: what a CPU can do in an hour, and a GPU in ten minutes
+RECIPES: dict[str, dict[str, Any]] = {
+    "cpu": {},
+    "gpu": {
+        "tokens": "selfsupervised", "widths": (48, 96, 160), "blocks": (1, 1, 2), "levels": (2,) * 10,
+        "tokenizer_epochs": 150.0, "tokenizer_lr": 0.3, "teacher_epochs": 100.0, "distil_epochs": 50.0,
+        "dim": 128, "n_layer": 5, "n_head": 4, "epochs": 60.0, "views": 32, "batch_size": 1024,
+        "prefixes": ((0.3, 0.25), (0.3, 0.5), (0.4, 1.0)), "averaging": 0.999, "weight_decay": 0.1,
+    },
+}  # fmt: skip
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """The images of a data set, decoded and cropped."""
@@ -142,6 +158,9 @@ class ImageSet:
 
     def __len__(self) -> int:
         return len(self.labels)
+
+    def on(self, device: torch.device) -> ImageSet:
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
     def subset(self, index: np.ndarray) -> ImageSet:
         at, samples = torch.from_numpy(index), [self.dataset.samples[i] for i in index]

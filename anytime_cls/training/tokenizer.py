@@ -19,12 +19,19 @@ from anytime_cls.training.nets import (
     to_range,
 )
 from anytime_cls.training.recipe import ImageSet, Recipe, Report, TrainedTokenizer
+from anytime_cls.training.selfsupervised import fit_selfsupervised
 
 
 def fit_tokenizer(
     data: ImageSet, recipe: Recipe, checkpoint: Path, device: torch.device, report: Report
 ) -> TrainedTokenizer:
-    """Stage 1. Returns the tokenizer in eval mode; a manifold's has seen no labels, and stays on the CPU."""
+    """Stage 1. Returns the tokenizer in eval mode; a manifold's stays on the CPU."""
+    if recipe.tokens == "selfsupervised":
+        names = {
+            name: checkpoint.with_name(f"checkpoint-{name}.pt")
+            for name in ("tokenizer", "teacher", "distillation")
+        }
+        return fit_selfsupervised(data.images, recipe, names, device, report)
     if recipe.tokens != "manifold":
         return fit_fsq(data, recipe, checkpoint, device, report)
     tokenizer = ManifoldTokenizer(recipe.manifold_config())

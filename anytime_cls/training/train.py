@@ -82,6 +82,8 @@ def train(
             tokenizer = fit_tokenizer(fitting, recipe, out / CHECKPOINTS[0], device, report)
         else:
             tokenizer = start.tokenizer
+        if device.type == "cuda":  # once: what a step reads of them is little work
+            fitting = fitting.on(device)
         view = views_of(tokenizer, fitting.images, recipe, device, report)
         tested = held_out if test is None else test
         _tell_table(tokenizer, view(0), fitting, tested, test is None, out, device, say)
@@ -100,7 +102,8 @@ def _tell_table(
 ) -> None:  # fmt: skip
     """Says, and writes, how often a table of these tokens alone is right."""
     tokens = tokens_of(tokenizer, tested.images, device)
-    alone = table_accuracy(seen, fitting.labels, tokens, tested.labels, tokenizer.vocab_size)
+    labels = fitting.labels.cpu()
+    alone = table_accuracy(seen.cpu(), labels, tokens, tested.labels, tokenizer.vocab_size)
     alone["measured_on"] = "held-out training images" if held_out else "test images"
     write_json(out / NAIVE_BAYES, alone)
     of = f"of {alone['n']} {alone['measured_on']}"

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from anytime_cls.scorers.sigma import Transformer
-from anytime_cls.training.loop import _loop, batch_at
+from anytime_cls.training.loop import _loop, batch_at, generator_on
 from anytime_cls.training.recipe import ImageSet, Recipe, Report
 
 
@@ -37,13 +37,15 @@ def fit_transformer(
 
     def loss_of(step: int) -> Tensor:
         index, generator = batch_at(step, len(data), recipe, stage=2)
-        tokens = view(step // per_epoch % recipe.views)[index].long()
-        classes = data.labels[index].clone()
-        classes[torch.rand(len(classes), generator=generator) < recipe.class_dropout] = config.n_classes
-        orders = torch.rand(tokens.shape, generator=generator).argsort(dim=1)
+        generator = generator_on(device, generator)
+        tokens = view(step // per_epoch % recipe.views)[index].long().to(device)
+        classes = data.labels[index].to(device, copy=True)
+        dropped = torch.rand(len(classes), generator=generator, device=device) < recipe.class_dropout
+        classes[dropped] = config.n_classes
+        orders = torch.rand(tokens.shape, generator=generator, device=device).argsort(dim=1)
         stage = min(int(np.searchsorted(ends, step, side="right")), len(ends) - 1)
         prefix = max(1, round(recipe.prefixes[stage][1] * config.n_tokens))
-        log_p: Tensor = model(tokens.to(device), classes.to(device), orders.to(device), prefix)
+        log_p: Tensor = model(tokens, classes, orders, prefix)
         return -log_p.mean()
 
     def rate_at(step: int) -> float:
@@ -66,4 +68,4 @@ def adamw(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.Ada
         {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95))
+    return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=next(model.parameters()).is_cuda)

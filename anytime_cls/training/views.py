@@ -10,12 +10,13 @@ from torch import Tensor
 
 from anytime_cls.tokenizers.base import Tokenizer
 from anytime_cls.tokenizers.manifold import ManifoldTokenizer
+from anytime_cls.training.distort import crops
 from anytime_cls.training.loop import _mix
 from anytime_cls.training.nets import augment, to_range
 from anytime_cls.training.recipe import Recipe, Report
 
 MARGIN = 4  # patches (8 pixels) around a picture, half on either side, that its crops are moved by
-KEPT = 1 << 26  # bytes of views that are kept, or else four
+KEPT = 1 << 26, 1 << 31  # bytes of views that are kept, or else four; on a GPU
 PART = 250  # images at a time
 
 
@@ -28,18 +29,21 @@ def views_of(
     manifold tokenizer pictures are coded once: a shifted or mirrored picture's words are its own, moved.
     """
     words = _words(tokenizer, images, report) if isinstance(tokenizer, ManifoldTokenizer) else None
+    zoomed = recipe.tokens == "selfsupervised"  # every other view: such tokens were made to withstand it
     kept: dict[int, Tensor] = {}
 
     @torch.inference_mode()
     def view(number: int) -> Tensor:
         if number not in kept:
-            generator = torch.Generator().manual_seed(_mix(recipe.seed, 3, number))
+            where = images.device if words is None else torch.device("cpu")
+            generator = torch.Generator(where).manual_seed(_mix(recipe.seed, 3, number))
             if words is None:
-                found = tokens_of(tokenizer, images, device, lambda part: augment(part, generator))
+                change = _zoomed if zoomed and number % 2 else augment
+                found = tokens_of(tokenizer, images, device, lambda part: change(part, generator))
             else:
                 assert isinstance(tokenizer, ManifoldTokenizer)
                 found = torch.cat([_moved(tokenizer, part, generator) for part in words.split(PART)])
-            while len(kept) >= max(4, KEPT // max(1, found.nbytes)):
+            while len(kept) >= max(4, KEPT[device.type == "cuda"] // max(1, found.nbytes)):
                 kept.pop(next(iter(kept)))
             kept[number] = found
         return kept[number]
@@ -59,8 +63,14 @@ def tokens_of(
     A manifold tokenizer's are made where it is, on the CPU.
     """
     device = torch.device("cpu") if isinstance(tokenizer, ManifoldTokenizer) else device
-    parts = (to_range(change(part), tokenizer.pixel_range).to(device) for part in images.split(500))
-    return torch.cat([tokenizer.encode(part).cpu().int() for part in parts])
+    size = 500 if device.type == "cpu" else 5000
+    parts = (to_range(change(part), tokenizer.pixel_range).to(device) for part in images.split(size))
+    return torch.cat([tokenizer.encode(part).to(images.device).int() for part in parts])
+
+
+def _zoomed(images: Tensor, generator: torch.Generator) -> Tensor:
+    """Crops of half the area or more, half mirrored: uint8 [B, 3, S, S] → float in 0 … 255, same shape."""
+    return crops(images.float(), generator, smallest=0.5)
 
 
 @torch.inference_mode()

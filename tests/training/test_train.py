@@ -166,7 +166,7 @@ def test_a_resumed_run_ends_with_the_same_weights(tokens, stripes, tmp_path, mon
             assert torch.allclose(value.float(), state[key].float(), atol=1e-6), key
 
 
-@pytest.mark.parametrize("tokens", ["manifold", "reconstruction"])
+@pytest.mark.parametrize("tokens", ["manifold", "reconstruction", "selfsupervised"])
 def test_tokens_without_labels_make_a_model_that_says_so(tokens, stripes, tmp_path):
     recipe = dataclasses.replace(TINY, tokens=tokens, words=64, word_width=8, codes=32, contrast_epochs=2)
     said = []
