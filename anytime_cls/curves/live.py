@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.curves.file import CurveRun, Curves
-from anytime_cls.draws.orders import block_of
+from anytime_cls.plan.written import pull_of
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
 from anytime_cls.race.races import Races, aggregate_scores
 from anytime_cls.race.registry import DELTA_RULES
@@ -33,7 +33,7 @@ def live_run(trace: Trace) -> CurveRun:
     stop = [STOP_NAMES.index(name) if name in STOP_NAMES else STOP_NAMES.index("error")
             for name in images["stop"]]  # fmt: skip
     rank = np.full(len(trace), UNRANKED, np.uint16)
-    block = block_of(attrs.get("order_sampler", "uniform"))
+    block = pull_of(attrs)
     for i, (row, scores) in enumerate(trace):
         if row.label < 0 or row.error or not len(scores):
             continue

@@ -8,9 +8,8 @@ import numpy as np
 
 from anytime_cls.curves.file import CurveRun
 from anytime_cls.curves.study import StudyError, StudyRun
-from anytime_cls.draws.orders import block_of
 from anytime_cls.plan.plan import RacePlan
-from anytime_cls.plan.written import read, read_race
+from anytime_cls.plan.written import pull_of, read, read_race
 from anytime_cls.race.races import run
 from anytime_cls.replay.progress import Progress, Scored, progress, raced, recorded
 from anytime_cls.replay.source import Source
@@ -72,7 +71,7 @@ def trace_progress(trace: Trace, plan: RacePlan | None = None) -> Progress:
     plan: of a replayed run (`plan_of`), raced over a full trace; None takes the trace's own races. Images
     that failed have rows without sense.
     """
-    block = block_of(str(trace.attrs.get("order_sampler", "uniform")))
+    block = pull_of(trace.attrs)
     cost = pass_cost(trace.attrs, None if plan is None else plan.design.steps)
     stacks = recorded(trace) if plan is None else replayed(trace, plan)
     parts = [(images, progress(scored, block, cost)) for images, scored in stacks]

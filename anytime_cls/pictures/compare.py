@@ -112,7 +112,7 @@ def _point(ax: Axes, row: dict[str, Any], number: int, free: bool) -> list[float
             textcoords="offset points", fontsize=5.5, color=colour,
         )  # fmt: skip
         return [value]
-    racing = row["kind"] in ("autoregressive", "diffusion")
+    racing = row["kind"] == "autoregressive" or row["kind"].endswith("diffusion")
     marker = "*" if racing else "x" if row["kind"] == "screen" else _MARKERS[number % len(_MARKERS)]
     error = np.array([[max(value - low, 0)], [max(high - value, 0)]])
     ax.errorbar(

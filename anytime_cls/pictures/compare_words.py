@@ -21,7 +21,7 @@ def headline(found: Compared) -> list[str]:
     reference = found.reference
     if reference is None:
         return ["No any-order autoregressive model takes part, so there is no race to hold others against."]
-    others = [m for m in found.methods if m.kind == "diffusion"]
+    others = [m for m in found.methods if m.kind.endswith("diffusion")]
     lines = []
     for other in others:
         line = _verdict(found, found.ratios[other.name], other.name)

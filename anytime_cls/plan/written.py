@@ -91,6 +91,17 @@ def write_race(plan: RacePlan) -> str:
     return canonical({name: plain(getattr(plan, name)) for name in RACE})
 
 
+def pull_of(attrs: Mapping[str, Any]) -> int:
+    """Draws of a pull of a trace's races: its plan's, or if none can be read, its sampler's."""
+    try:
+        found = _decoded(str(attrs["plan"]))["block"]
+        if isinstance(found, int) and found > 0 and int(attrs.get("k_max", found)) % found == 0:
+            return found
+    except (KeyError, TypeError, ValueError):
+        pass
+    return block_of(str(attrs.get("order_sampler", "uniform")))
+
+
 def read_race(trace_plan: RacePlan, text: str) -> RacePlan:
     """The plan of a replayed run, from its trace's and what `write_race` gave. Raises ValueError."""
     values = _decoded(text)

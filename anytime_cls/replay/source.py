@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from anytime_cls.draws.orders import block_of, distinct_orders
+from anytime_cls.draws.orders import distinct_orders
+from anytime_cls.plan.written import pull_of
 from anytime_cls.race.decision import SCREENED, UNRANKED
 from anytime_cls.race.fitted import Design, Fitted
 from anytime_cls.traces.cost import draw_cost, pass_cost, screens_of
@@ -50,7 +51,7 @@ class Source:
     def __init__(self, trace: Trace):
         attrs = trace.attrs
         name = attrs.get("order_sampler", "uniform")
-        self.trace, self.sampler_name, self.block = trace, name, block_of(name)
+        self.trace, self.sampler_name, self.block = trace, name, pull_of(attrs)
         if "k_max" not in attrs or attrs.get("rule") != "fixed" or "budget" in attrs:
             why = f"rule {attrs.get('rule')!r}" + (" and a budget" if "budget" in attrs else "")
             raise ReplayError(

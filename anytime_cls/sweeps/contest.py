@@ -41,6 +41,7 @@ from anytime_cls.traces.read import Trace
 from anytime_cls.traces.write import TraceWriter
 
 RASTER = ":raster"  # behind a model's name: it is read in raster order, which an any-order model can be
+SPREAD = "levels"  # the sampler of a diffusion model whose first draws, however many, are well spread
 EACH = ":each"  # behind a corruption's name: all five severities, a set each
 
 
@@ -64,6 +65,8 @@ class Entrant:
     def kind(self) -> str:
         """What it is, for people and for what is compared with what."""
         shape = self.card.shape
+        if self.card.method == "masked":
+            return "masked diffusion"
         if shape.joint:
             return "discriminative"
         if shape.unit == "loss":
@@ -79,12 +82,25 @@ class Entrant:
         whole = RaceOptions("fixed", max_orders=1 if self.one_draw else most, screens=screens,
                             orders="raster" if self.raster else "uniform")  # fmt: skip
         found = {"": whole}
+        if own is None and (pull := self._pull):
+            most = -(-(whole.max_orders or 1) // pull) * pull
+            found[SPREAD] = replace(whole, orders=SPREAD, max_orders=most)
         if own is not None and not self.raster and (own.orders, own.prefix) != ("uniform", None):
             name = own.orders if own.prefix is None else f"{own.orders}-{own.prefix}"
             found[name] = replace(
                 whole, orders=own.orders, prefix=own.prefix, max_orders=max(own.max_orders, 1)
             )
         return found
+
+    @property
+    def _pull(self) -> int:
+        """Draws of a pull of a diffusion model's `SPREAD` ones; 0 where there are none."""
+        if not self.kind.endswith("diffusion"):
+            return 0
+        try:
+            return self.card.shape.draws(SPREAD, self.card.tokens).block
+        except ValueError:
+            return 0
 
 
 @dataclass(frozen=True)

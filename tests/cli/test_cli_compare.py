@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -12,8 +13,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from peer_models import KINDS, LABELS, write
 from sweep_data import contents, make_images, start
 
+from anytime_cls.models.zoo import read_card
+from anytime_cls.replay.source import Source
+from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
 ROOT = Path(__file__).parents[2]
@@ -129,6 +134,41 @@ def test_an_image_that_cannot_be_read_is_left_out_and_said(tiny_model_dir, tmp_p
     code, text, err = cli(capsys, *given, "-q")
     assert code == 1 and "1 images could not be classified" in err and "Traceback" not in err
     assert json.loads(text)["rows"][0]["images"] == 12
+
+
+def test_every_kind_of_method_in_one_table(tmp_path, capsys):
+    """Any-order, masked, raster, discriminative, head and diffusion models, random but real."""
+    root = make_images(tmp_path / "data", 6, LABELS)
+    models = [write(kind, tmp_path / kind) for kind in KINDS]
+    any_order = tmp_path / "any"  # a raster model's weights are those of an any-order one
+    shutil.copytree(models[0], any_order)
+    fields = json.loads((any_order / "model.json").read_text())
+    (any_order / "model.json").write_text(json.dumps(fields | {"layout": "sigma", "name": "any"}))
+    names = ",".join(map(str, (any_order, f"masked:{any_order}", *models)))
+    code, text, err = cli(
+        capsys, root, "--models", names, "--max-orders", "4", "--max-draws", "8", "--time-images", "0",
+        "--bootstrap", "50", "-o", tmp_path / "out", "--json", "-q",
+    )  # fmt: skip
+    assert code == 0, err
+    found = json.loads(text)
+    rows = {row["method"]: row for row in found["rows"]}
+    kinds = {name: row["kind"] for name, row in rows.items()}
+    assert kinds == {
+        "any": "autoregressive", "any table": "screen", "any gradient": "screen",
+        f"masked:{any_order}": "masked diffusion", "tiny-raster": "one order",
+        "tiny-discriminative": "discriminative", "tiny-head": "discriminative", "tiny-diffusion": "diffusion",
+    }  # fmt: skip
+    assert len(found["headline"]) >= 3  # against masked and latent diffusion, and its own fixed K
+    assert "than tiny-diffusion (" in found["headline"][1]
+    shapes = {path.name: read_card(path).shape for path in models}
+    for kind in ("discriminative", "head"):  # one pass, whatever the classes
+        assert rows[f"tiny-{kind}"]["flops"] == pytest.approx(shapes[kind].flops())
+    assert rows["tiny-raster"]["flops"] == pytest.approx(4 * shapes["raster"].flops(64))
+    assert rows["tiny-diffusion"]["full_flops"] == pytest.approx(8 * 4 * shapes["diffusion"].flops())
+    traces = sorted(path.name for path in (tmp_path / "out" / "traces" / "clean").glob("*diffusion*"))
+    assert traces == ["tiny-diffusion-levels.h5", "tiny-diffusion.h5"]
+    with Trace.open(tmp_path / "out" / "traces" / "clean" / traces[0]) as trace:
+        assert Source(trace).block == 4
 
 
 def test_a_model_may_have_settings_of_its_own():

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from peer_models import write
 from sweep_data import CLASSES, contents, make_images
 
 from anytime_cls.classifier import AnytimeClassifier
@@ -74,6 +75,15 @@ def test_kinds_are_of_the_shape():
     assert found.kind == "diffusion"
     assert found.designs(20, 100)[""].max_orders == 100
     assert of_shape(steps=4).designs(20, 100)[""].max_orders == 20
+
+
+def test_a_diffusion_models_draws_are_independent_or_well_spread(tmp_path):
+    made = entrants([str(write("diffusion", tmp_path / "dit"))], "d", None, None)[0]
+    found = made.designs(20, 98)
+    assert {name: (o.orders, o.max_orders) for name, o in found.items()} == {
+        "": ("uniform", 98), "levels": ("levels", 100)  # whole pulls of four
+    }  # fmt: skip
+    assert list(of_shape(steps=1, unit="loss").designs(20, 98)) == ["", "levels"]
 
 
 def test_the_recommended_race_is_recorded_too(tiny_model_dir):
