@@ -18,7 +18,8 @@ from . import options as option
 from .errors import FAILED, INTERRUPTED, Refused, complain
 from .outputs import check_output
 from .show import output
-from .show.output import About, JsonShow, PeopleShow, Show
+from .show.answers import RANKED, TextShow
+from .show.output import About, Csv, JsonLines, JsonList, Show
 
 if TYPE_CHECKING:
     from anytime_cls.classifier import AnytimeClassifier
@@ -29,6 +30,9 @@ if TYPE_CHECKING:
     from anytime_cls.race.decision import Decision, Failure
 
 
+TEXT = "text"
+LISTS = {"json": JsonList, "jsonl": JsonLines}
+FORMATS = (TEXT, *LISTS, "csv")
 UNCALIBRATED = "not calibrated for such races: probabilities are no frequencies; see 'anytime-cls calibrate'"
 
 
@@ -36,14 +40,27 @@ UNCALIBRATED = "not calibrated for such races: probabilities are no frequencies;
 class Output:
     """How answers are given."""
 
-    top: int  # classes of the ranking
-    json: bool
+    top: int | None  # classes of the ranking, None for as many as suit the format
+    format: str  # one of FORMATS
     trace: str | None
     live: bool | None
     quiet: bool
     command: tuple[str, ...]  # the arguments as they were typed
     abstain_below: float | None = None  # the least probability of an answer that is meant
     abstain: float | None = None  # most of the model's own pictures that may be answered "none of these"
+    verbose: bool = False
+
+    @property
+    def people(self) -> bool:
+        """Whether answers are drawn on a terminal."""
+        return self.format == TEXT and sys.stdout.isatty()
+
+    def show(self, about: About) -> Show:
+        """Where answers go."""
+        if self.format == TEXT:
+            return TextShow(self.top, about, self.verbose)
+        top = self.top or RANKED
+        return Csv(about) if self.format == "csv" else LISTS[self.format](top, about)
 
 
 def run(
@@ -64,16 +81,15 @@ def run(
     expected to take. preset: which of the options a preset set.
     """
     began = time.perf_counter()
-    people = not out.json and sys.stdout.isatty()
     try:
-        rows = check(images, files_from, out, people, batch_size)
+        rows = check(images, files_from, out, batch_size)
         card, plan = settle(model, asked, preset)
         about = About.of(card, plan, out.abstain_below, out.abstain)
         classifier = load(card, device, asked["dtype"], rows, threads)
     except ValueError as error:
         raise Refused(str(error)) from None
     note = "\n".join(filter(None, (*card.notes, note)))
-    show: Show = PeopleShow(out.top, about) if people else JsonShow(out.top, about)
+    show = out.show(about)
     ready = time.perf_counter() - began
     from anytime_cls.classifier import estimate_image, is_long
 
@@ -91,9 +107,7 @@ def run(
         return complain(f"interrupted: {session.done} done{kept}", INTERRUPTED)
 
 
-def check(
-    images: list[str], files_from: str | None, out: Output, people: bool, batch_size: str
-) -> int | None:
+def check(images: list[str], files_from: str | None, out: Output, batch_size: str) -> int | None:
     """Everything that can be refused before a model is looked for. Returns the batch size, None for auto.
 
     Raises ValueError in one line. What is cheapest to find out comes first.
@@ -102,8 +116,10 @@ def check(
         raise ValueError(
             "no images given: name files, folders, globs, - (an image on stdin) or --files-from LIST"
         )
-    if out.live and not people:
-        reason = "--json prints rows" if out.json else "standard output is not one"
+    if out.format not in FORMATS:
+        raise ValueError(f"unknown format {out.format!r}: choose from {', '.join(FORMATS)}")
+    if out.live and not out.people:
+        reason = "standard output is not one" if out.format == TEXT else f"{out.format} prints rows"
         raise ValueError(f"--live draws on a terminal, and {reason}: leave one of them out")
     if out.abstain_below is not None and not 0 <= out.abstain_below <= 1:
         raise ValueError(f"--abstain-below is a probability, 0 to 1, not {out.abstain_below:g}")
@@ -158,6 +174,7 @@ def introduce(
     lines = (
         f"model {card.name} ({len(card.labels)} classes) on {where}, {dtype}; "
         f"loaded in {output.duration(ready)}{learned}, which no budget counts",
+        output.knows(plan.labels, card.name),
         f"rule {plan.rule.name}{delta}, at most {design.k_max} {design.draws} orders{tokens}, "
         f"{allowed}{output.views(plan)}",
         *note.splitlines(),
@@ -194,26 +211,16 @@ class Session:
 
         skipped: Counter[str] = Counter()
         inputs: Iterable[Input] = collect(self.images, self.files_from, skipped)
-        people = isinstance(self.show, PeopleShow)
         began = time.perf_counter()
         try:
             with ExitStack() as stack:
+                stack.callback(self.show.close)
                 if self.out.trace is not None:
                     from .record import Recorder
 
                     recorder = Recorder(self.out.trace, self.classifier, self.plan, self.out.command)
                     self._recorder = stack.enter_context(recorder)
-                if people or (sys.stderr.isatty() and not self.out.json and not self.out.quiet):
-                    inputs = list(inputs)
-                    alone = len(inputs) == 1
-                    if people and (self.out.live or (self.out.live is None and alone)):
-                        self._watch(inputs, alone)
-                        inputs = []
-                    elif not alone:
-                        self._progress(stack, len(inputs))
-                    self._race(inputs, alone)
-                else:
-                    self._race(inputs, False)
+                self._all(inputs, stack)
         except TraceError as error:
             return complain(str(error), FAILED)
         if not self.out.quiet and skipped:
@@ -227,6 +234,20 @@ class Session:
             output.print_text(Console(stderr=True), Text(line, style="dim"))
         return FAILED if self.failed else 0
 
+    def _all(self, inputs: Iterable[Input], stack: ExitStack) -> None:
+        """Every picture, in order. Rows are streamed; text is in columns, so all names are needed first."""
+        out, alone = self.out, False
+        bar = sys.stderr.isatty() and not out.quiet and (out.people or not sys.stdout.isatty())
+        if bar or out.format == TEXT:
+            inputs = known = list(inputs)
+            alone = len(known) == 1
+            self.show.expect([item.name for item in known])
+            if out.people and (out.live or (out.live is None and alone)):
+                return self._watch(known, alone)
+            if bar and not alone:
+                self._progress(stack, len(known))
+        self._race(inputs, alone)
+
     def _watch(self, inputs: Iterable[Input], alone: bool) -> None:
         """One race after the other, each drawn while it runs."""
         from anytime_cls.pixels.decode import ImageError
@@ -234,7 +255,7 @@ class Session:
 
         from .show.live import LiveRace
 
-        assert isinstance(self.show, PeopleShow)
+        assert isinstance(self.show, TextShow)
         for item in inputs:
             result: Decision | Failure
             if item.source is None:
@@ -290,8 +311,8 @@ class Session:
         """A bar for many images, under what is printed; on standard error when rows go to a file."""
         from .show.live import progress_bar
 
-        mixed = isinstance(self.show, PeopleShow)  # the lines and the bar share the terminal
-        console = self.show.console if isinstance(self.show, PeopleShow) else Console(stderr=True)
+        mixed = self.out.people  # the lines and the bar share the terminal
+        console = self.show.console if mixed and isinstance(self.show, TextShow) else Console(stderr=True)
         progress = stack.enter_context(progress_bar(console, self.classifier, mixed))
         task = progress.add_task("", total=total)
         self._tick = lambda: progress.advance(task)

@@ -80,18 +80,19 @@ def _classify(
     rule: option.Rule = None,
     max_orders: option.MaxOrders = None,
     top: Annotated[
-        int,
+        int | None,
         Option(
             rich_help_panel=OUTPUT,
             min=1,
             metavar="N",
             show_default=False,
-            help="Classes of the ranking that are shown, best first. Default: 5; for many pictures 1.",
+            help="Classes of the ranking, best first. Default: 5; of many pictures in text 1.",
         ),
-    ] = 5,
+    ] = None,
     abstain_below: Annotated[
         float | None,
         Option(
+            rich_help_panel=OUTPUT,
             metavar="P",
             show_default=False,
             help="Mark answers of a lower probability as abstained: 'abstained' in JSON.",
@@ -100,6 +101,7 @@ def _classify(
     abstain: Annotated[
         float | None,
         Option(
+            rich_help_panel=OUTPUT,
             metavar="RISK",
             show_default=False,
             help="Answer 'none of these' where a picture has too little evidence for any class; at most this "
@@ -114,6 +116,7 @@ def _classify(
     aggregate: Annotated[
         str,
         Option(
+            rich_help_panel=RACE,
             metavar="NAME",
             help="Over orders: mean (of log p), logmeanexp or softmax; the last two need --rule fixed.",
         ),
@@ -129,17 +132,35 @@ def _classify(
         str | None,
         Option(metavar="FILE", show_default=False, help="A list of images too, a path a line; - is stdin."),
     ] = None,
-    json: Annotated[
-        bool, Option("--json", help="JSON Lines on standard output; the default when that is not a terminal.")
+    format: Annotated[
+        str,
+        Option(
+            rich_help_panel=OUTPUT,
+            metavar="NAME",
+            help="text (columns for people), json (a list), jsonl (an object a line) or csv.",
+        ),
+    ] = "text",
+    json: Annotated[bool, Option("--json", rich_help_panel=OUTPUT, help="As --format jsonl.")] = False,
+    verbose: Annotated[
+        bool,
+        Option("--verbose", "-v", rich_help_panel=OUTPUT, help="What it took, beneath every answer."),
     ] = False,
     trace: Annotated[
         str | None,
-        Option(metavar="OUT.h5", show_default=False, help="Record every log-likelihood, in a new HDF5 file."),
+        Option(
+            rich_help_panel=OUTPUT,
+            metavar="OUT.h5",
+            show_default=False,
+            help="Record every log-likelihood, in a new HDF5 file.",
+        ),
     ] = None,
     live: Annotated[
         bool | None,
         Option(
-            "--live/--no-live", show_default=False, help="Draw the race. Default: one image, on a terminal."
+            "--live/--no-live",
+            rich_help_panel=OUTPUT,
+            show_default=False,
+            help="Draw the race. Default: one image, on a terminal.",
         ),
     ] = None,
     max_pixels: option.MaxPixels = None,
@@ -160,7 +181,12 @@ def _classify(
         "classes": option.names(classes), "seed": seed, "orders": orders, "prefix": prefix, "screen": screen,
         "aggregate": aggregate, "crops": crops, "latent_noise": latent_noise, "dtype": dtype,
     })  # fmt: skip
-    output = classify.Output(top, json, trace, live, quiet, tuple(context.obj), abstain_below, abstain)
+    if json and format not in ("text", "json", "jsonl"):
+        raise Refused(f"--json and --format {format} say two things: leave one out")
+    chosen = "jsonl" if json and format == "text" else format
+    output = classify.Output(
+        top, chosen, trace, live, quiet, tuple(context.obj), abstain_below, abstain, verbose
+    )
     return classify.run(
         images or [], files_from, model, asked, device, batch_size, output, note, set_by_it, threads
     )

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
+import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -36,7 +38,7 @@ def _ls(
 def info(
     models: Annotated[
         list[str] | None,
-        typer.Argument(metavar="[MODELS...]", help="As --model takes them; none: all."),
+        typer.Argument(metavar="MODELS", help="As --model takes them; none: all."),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="One JSON object a model.")] = False,
 ) -> int:
@@ -69,7 +71,7 @@ def info(
             if name not in names:
                 continue
             row = about_published(name) | {"here": line}
-        print_json(row) if json else print_about(row)
+        print_json(row) if json else print_about(row, every_class=len(models or ()) == 1)
     return code
 
 
@@ -318,29 +320,25 @@ def accuracy(metrics: Any) -> dict[str, Any] | None:
 
 
 def print_table(rows: Sequence[Mapping[str, Any]]) -> None:
+    """Two lines a model: how good it is, and what it knows."""
     from rich.console import Console
-    from rich.table import Table
+    from rich.text import Text
 
-    table = Table(box=None, pad_edge=False, header_style="bold")
-    numbers = ("classes", "pixels", "tokens", "parameters", "on disk")
-    for title in ("model", *numbers, "accuracy (95 %)", "licence"):
-        number = title in numbers
-        # a name is typed again: folded only where it is longer than any of ours
-        width = min(20, max((len(row["name"]) for row in rows), default=0)) if title == "model" else None
-        table.add_column(title, justify="right" if number else "left", overflow="fold", min_width=width)
-    for row in rows:
+    from .show.output import knows
+
+    console = Console(highlight=False, markup=False)
+    width = console.width if console.is_terminal or "COLUMNS" in os.environ else None
+    names = [readable(row["name"]) + (" (default)" if row["default"] else "") for row in rows]
+    room = max(map(len, names))
+    for name, row in zip(names, rows, strict=True):
         got = row["accuracy"]
-        shown = "not measured"
-        if got:
-            shown = percent_interval(got["value"], got["low"], got["high"])
-        table.add_row(
-            readable(row["name"]) + (" (default)" if row["default"] else ""),
-            str(row["classes"]),
-            f"{row['image_size']}×{row['image_size']}",
-            str(row["tokens"]),
-            f"{row['parameters'] / 1e6:.2f} M",
-            f"{row['bytes'] / 1e6:.1f} MB",
-            shown,
-            readable(str(row["licence"] or "not stated")),
-        )
-    Console(highlight=False, markup=False).print(table)
+        shown = percent_interval(got["value"], got["low"], got["high"]) if got else "not measured"
+        size = f"{row['bytes'] / 1e6:.1f} MB"
+        classes = f"{row['classes']:,} classes"
+        line = Text.assemble((f"{name:{room}}", "bold"), f"  {classes:>13}  {shown:22}  {size:>8}")
+        about = knows(row["labels"])
+        console.print(line, soft_wrap=True)
+        for part in textwrap.wrap(about, width - 4) if width else [about]:
+            console.print(Text(f"  {part}", style="dim"), soft_wrap=True)
+    again = "accuracy with its 95 % interval; all about one: anytime-cls models info NAME"
+    console.print(Text(again, style="dim"), soft_wrap=True)

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import sys
+import textwrap
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
+
+from anytime_cls.stats.wording import percent_interval
 
 from ..errors import readable
 
@@ -37,14 +43,15 @@ def about_published(name: str) -> dict[str, Any]:
     return {"name": name, "method": published.method, "licence": published.licence, "from": parts}
 
 
-def print_about(row: Mapping[str, Any]) -> None:
-    """A model, a line each of what is known of it."""
+def print_about(row: Mapping[str, Any], every_class: bool = False) -> None:
+    """A model, a line each of what is known of it. every_class: of many classes too, not the first alone."""
     lines = {key: value for key, value in row.items() if key not in ("labels", "screens")}
     lines["screens"] = ", ".join(row.get("screens", ())) or None
     lines["from"] = "; ".join(row["from"]) if "from" in row else None
     if "labels" in row:
-        shown = ", ".join(row["labels"][:3])
-        lines["classes"] = f"{row['classes']:,}: {shown}" + (", ..." if row["classes"] > 3 else "")
+        names = row["labels"] if every_class else row["labels"][:3]
+        lines["classes"] = f"{row['classes']:,}"
+        lines["knows only"] = ", ".join(names) + (", …" if row["classes"] > len(names) else "")
         lines["image_size"] = f"{row['image_size']} pixels"
         lines["parameters"] = f"{row['parameters'] / 1e6:.1f} M" if row["parameters"] else None
         lines["bytes"] = f"{row['bytes'] / 1e6:.1f} MB" if row["bytes"] else None
@@ -54,9 +61,13 @@ def print_about(row: Mapping[str, Any]) -> None:
         lines["a draw"] = all_classes if row["joint"] else each
         lines["score"] = "log p (nats)" if row["unit"] == "nats" else "minus a loss"
     if got := row.get("accuracy"):
-        lines["accuracy"] = f"{got['value']:.1%} ({got['low']:.1%} to {got['high']:.1%}), {got['how']}"
+        lines["accuracy"] = f"{percent_interval(got['value'], got['low'], got['high'])}, {got['how']}"
     hidden = ("unit", "joint", "flops_draw", "flops_class", "tokens", "name")
     print(readable(str(row["name"])))
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() or "COLUMNS" in os.environ else 0
     for key, value in lines.items():
         if key not in hidden and value is not None:
-            print(f"  {key.replace('_', ' '):<12} {readable(str(value))}")
+            text = readable(str(value))
+            parts = textwrap.wrap(text, width - 15, break_long_words=False) if width > 40 else [text]
+            for part in parts:
+                print(f"  {key.replace('_', ' ') if part is parts[0] else '':<12} {part}")

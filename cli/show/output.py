@@ -1,21 +1,21 @@
-"""What is printed: JSON rows (docs/json.md) and lines for people."""
+"""What is printed for programs, JSON (docs/json.md) and CSV; and words that several commands share."""
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 import math
 import os
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.text import Text
-
-from anytime_cls.stats.wording import percent
 
 from ..errors import readable
 
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from anytime_cls.race.fitted import Abstention
 
 SCHEMA = 1  # of rows: docs/json.schema.json
-UNUSUAL = 0.05  # share of the model's own pictures below whose evidence a line says so
+ALL_NAMED, SOME_NAMED = 20, 4  # classes of a model that are named, all or the first of more
+_ASKED = {"unlike": "unlike", "abstained": "abstains"}  # keys of rows: methods of `About`
 _LONE = re.compile("[\ud800-\udfff]")
 # `decided` is about more orders, not about being right: the probability is for that
 _STOPS = {"decided": "stable", "max-orders": "all orders used", "budget": "budget spent"}
@@ -64,9 +65,18 @@ def views(plan: RacePlan) -> str:
     return crops + (f", latent noise {plan.noise:g}" if plan.noise else "")
 
 
+def json_text(row: Mapping[str, Any]) -> str:
+    """One JSON object in one line."""
+    return json.dumps(plain(row), ensure_ascii=False, allow_nan=False)
+
+
 def print_json(row: Mapping[str, Any]) -> None:
     """One JSON object as one line of UTF-8 on standard output, at once."""
-    line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False) + "\n"
+    print_utf8(json_text(row) + "\n")
+
+
+def print_utf8(line: str) -> None:
+    """Text as UTF-8 on standard output, at once."""
     out = getattr(sys.stdout, "buffer", None)
     if out is None:  # a text stream in its place
         sys.stdout.write(line)
@@ -121,9 +131,15 @@ class About:
             return None
         return self.usual.rarity(decision.evidence)
 
+    @property
+    def asked_for(self) -> list[str]:
+        """What rows have beside the rest because it was asked for."""
+        unlike, abstained = self.least is not None, self.abstain_below is not None or self.least is not None
+        return ["unlike"] * unlike + ["abstained"] * abstained
+
     def row(self, decision: Decision) -> dict[str, Any]:
         """`calibrated`, `unlike` and `abstained` where asked for, `model` and `schema`: docs/json.md."""
-        plan, asked = self.plan, self.abstain_below is not None or self.least is not None
+        plan = self.plan
         model = {
             "name": plan.model, "method": plan.method, "sha256": plan.weights_sha256,
             "tokenizer_sha256": plan.encoder_sha256,
@@ -132,8 +148,7 @@ class About:
             "calibrated": plan.fitted
             and decision.shortlist is None
             and decision.prefix != 0,  # 0: a screen's
-            **({} if self.least is None else {"unlike": self.unlike(decision)}),
-            **({"abstained": self.abstains(decision)} if asked else {}),
+            **{name: getattr(self, _ASKED[name])(decision) for name in self.asked_for},
             "model": model,
             "schema": SCHEMA,
         }
@@ -173,73 +188,22 @@ def count(n: float, word: str) -> str:
     return f"{amount(n)} {word if n == 1 else plural}"
 
 
-def decision_line(
-    path: str, decision: Decision, n_tokens: int, abstains: bool = False, unlike: bool = False
-) -> Text:
-    """Label, probability, K used, passes against the full cost, seconds, and why it stopped."""
-    used = count(decision.orders, "order")
-    if decision.pass_tokens < n_tokens:
-        used += f" of {decision.pass_tokens} tokens"
-    if decision.prefix == 0:  # SCREENED
-        used = "by the screen"
-    elif decision.prefix:
-        used = f"{decision.prefix} of {n_tokens} tokens of one order"
-    if decision.shortlist is not None and decision.prefix != 0:
-        used += f" of a shortlist of {decision.shortlist}, uncalibrated"
-    line = Text(f"{readable(path)}: ")
-    if abstains:
-        line.append("none of these, the likeliest is " if unlike else "abstains, the likeliest is ")
-    line.append(readable(decision.label), "bold")
-    line.append(f" {percent(decision.probability)}", "bold")
-    line.append(f"  {used}, {amount(decision.passes)} of {amount(decision.full_passes)} passes, ")
-    line.append(f"{duration(decision.seconds)}, {_STOPS.get(decision.stop, decision.stop)}")
-    return line
+def knows(labels: Sequence[str], model: str = "") -> str:
+    """What a model can answer, all of it or the beginning: it takes everything else for one of these.
 
-
-def error_line(path: str, error: str) -> Text:
-    return Text.assemble((f"{readable(path)}: ", ""), ("error: ", "bold red"), readable(error))
-
-
-def ranking_lines(decision: Decision, top: int) -> list[Text]:
-    """The ranked classes: probability, mean log-likelihood with its bounds, orders."""
-    shown = decision.ranking[:top]
-    width = min(30, max(len(standing.label) for standing in shown))
-    lines = []
-    for standing in shown:
-        bounds = ""
-        if standing.lower is not None and standing.upper is not None:
-            bounds = f" [{standing.lower:.1f}, {standing.upper:.1f}]"
-        bar = "█" * round(standing.probability * 20)
-        is_in = standing.alive or standing.orders == decision.orders
-        fate = "" if is_in else ", then out"
-        lines.append(
-            Text(
-                f"  {readable(standing.label):{width}.{width}} {percent(standing.probability):>7} {bar:20} "
-                f"{standing.mean:9.1f} nats{bounds}  {count(standing.orders, 'order')}{fate}",
-                style="" if is_in else "dim",
-            )
-        )
-    sure = decision.separation
-    how = "all orders were used" if sure == 0 else f"separated from every rival at δ = {sure:.2g}"
-    if sure >= 1:
-        how = "not separated from its rivals"
-    lines.append(Text(f"  {readable(decision.label)}: {how}", style="dim"))
-    return lines
-
-
-def unusual_line(share: float) -> Text:
-    """That a picture may be none of the model's classes. share: of the model's own that have so little
-    evidence, at most."""
-    return Text(
-        f"  unlike the pictures this model knows: at most {share * 100:g} % of those have so little evidence "
-        "for any of its classes",
-        style="yellow",
-    )
+    model : its name, where that is asked for the rest
+    """
+    names = [readable(label) for label in labels]
+    if len(names) <= ALL_NAMED:
+        return f"knows only: {', '.join(names)}"
+    rest = f" ('anytime-cls models info {model}' lists them)" if model else ""
+    return f"knows only {len(names):,} kinds of things: {', '.join(names[:SOME_NAMED])}, …{rest}"
 
 
 def print_text(console: Console, *lines: Text) -> None:
+    """Lines as they are; on a terminal those that are too long are broken between words."""
     for line in lines:
-        console.print(line, soft_wrap=True, highlight=False)
+        console.print(line, soft_wrap=not console.is_terminal, highlight=False)
 
 
 class Show:
@@ -247,42 +211,71 @@ class Show:
 
     about: About
 
+    def expect(self, names: Sequence[str]) -> None:
+        """The pictures that are to come, where all are known before the first."""
+
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
         raise NotImplementedError
 
     def error(self, path: str, error: str) -> None:
         raise NotImplementedError
 
+    def close(self) -> None:
+        """Nothing more comes."""
 
-class JsonShow(Show):
-    """JSON Lines on standard"""
+
+class JsonLines(Show):
+    """One JSON object a line: docs/json.md."""
 
     def __init__(self, top: int, about: About):
         self.top, self.about = top, about
 
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
-        print_json(decision_row(path, decision, self.top, self.about))
+        self._row(decision_row(path, decision, self.top, self.about))
 
     def error(self, path: str, error: str) -> None:
-        print_json(error_row(path, error))
+        self._row(error_row(path, error))
+
+    def _row(self, row: Mapping[str, Any]) -> None:
+        print_json(row)
 
 
-class PeopleShow(Show):
-    """A line an image on the terminal, and the ranking if it is the only one."""
+class JsonList(JsonLines):
+    """The same objects as one JSON list, which is closed however the run ends."""
 
-    def __init__(self, top: int, about: About):
-        self.top, self.about = top, about
-        self.console = Console()
+    _begun = False
+
+    def _row(self, row: Mapping[str, Any]) -> None:
+        print_utf8((",\n" if self._begun else "[\n") + json_text(row))
+        self._begun = True
+
+    def close(self) -> None:
+        print_utf8("\n]\n" if self._begun else "[]\n")
+
+
+class Csv(Show):
+    """A table: a header, then a row a picture; `error` is empty where there is an answer."""
+
+    def __init__(self, about: About):
+        self.about = about
+        self._columns = [
+            "path", "label", "probability", "calibrated", "stop", "orders", "passes", "full_passes",
+            "seconds", *about.asked_for, "error",
+        ]  # fmt: skip
+        self._row(dict(zip(self._columns, self._columns, strict=True)))
 
     def decision(self, path: str, decision: Decision, alone: bool) -> None:
-        abstains = self.about.abstains(decision)
-        unlike = bool(self.about.unlike(decision))
-        lines = [decision_line(path, decision, self.about.plan.tokens, abstains, unlike)]
-        if alone:
-            lines += ranking_lines(decision, self.top)
-        if (share := self.about.rarity(decision)) is not None and share <= UNUSUAL and not unlike:
-            lines.append(unusual_line(share))
-        print_text(self.console, *lines)
+        self._row(decision_row(path, decision, 0, self.about))
 
     def error(self, path: str, error: str) -> None:
-        print_text(self.console, error_line(path, error))
+        self._row(error_row(path, error))
+
+    def _row(self, row: Mapping[str, Any]) -> None:
+        text = io.StringIO()
+        csv.writer(text, lineterminator="\n").writerow([_cell(row.get(name)) for name in self._columns])
+        print_utf8(text.getvalue())
+
+
+def _cell(value: Any) -> Any:
+    value = plain(value)
+    return int(value) if isinstance(value, bool) else "" if value is None else value

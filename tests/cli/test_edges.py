@@ -56,7 +56,7 @@ def test_answers_that_cannot_be_written_end_the_run(photo, tiny_model_dir):
 
 def test_a_log_that_cannot_be_written_does_not(photo, tiny_model_dir):
     for redirect in ("2>&-", "2> /dev/full") if Path("/dev/full").exists() else ("2>&-",):
-        code, out, _ = shell(f"classify '{photo}' --model '{tiny_model_dir}' --device cpu {redirect}")
+        code, out, _ = shell(f"classify '{photo}' --model '{tiny_model_dir}' --json {redirect}")
         assert code == 0 and json.loads(out)["label"]
         assert shell(f"--nonsense {redirect}")[0] == 2
 
@@ -68,7 +68,7 @@ def test_closed_standard_output_is_refused(command):
 
 
 def test_closed_standard_input_is_empty(tiny_model_dir):
-    code, out, err = shell(f"classify - --model '{tiny_model_dir}' --device cpu -q <&-")
+    code, out, err = shell(f"classify - --model '{tiny_model_dir}' --json -q <&-")
     assert code == 1 and "empty" in json.loads(out)["error"] and err == ""
 
 

@@ -22,7 +22,7 @@ VALID = Draft202012Validator(SCHEMA)
 
 def rows(capsys: Any, model: Path, *args: object) -> list[dict[str, Any]]:
     """What is printed, each row held against the schema."""
-    main(["classify", "--model", str(model), "--device", "cpu", "-q", *map(str, args)])
+    main(["classify", "--json", "--model", str(model), "--device", "cpu", "-q", *map(str, args)])
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     for row in found:
         VALID.validate(row)

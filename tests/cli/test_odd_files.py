@@ -52,7 +52,7 @@ def test_classify_leaves_them_out_and_says_so(tiny_model_dir, pictures):
 
 def test_a_pipe_named_by_hand_is_read(tiny_model_dir, tmp_path):
     photo = write_photo(tmp_path / "photo.jpg")
-    options = ["--model", tiny_model_dir, "--device", "cpu", "--max-orders", "2", "-q"]
+    options = ["--model", tiny_model_dir, "--json", "--max-orders", "2", "-q"]
     words = shlex.join(map(str, [*PROGRAM, "classify", *options]))
     done = subprocess.run(
         ["bash", "-c", f"{words} {photo} <(cat {photo})"],
