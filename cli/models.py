@@ -190,16 +190,24 @@ def measure(
         str,
         typer.Argument(metavar="FULL.h5", show_default=False, help="Test images, by 'sweep --rule fixed'."),
     ],
-) -> int:
-    """Write into a model's model.json how good it is, from a full trace of labelled test images.
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out", "-o", metavar="FOLDER", show_default=False,
+            help="Write into a copy of the model there. Default: into the model's own folder, if it is named "
+            "as a folder; an embedded model, part of the package, is measured and not written to.",
+        ),
+    ] = None,
+) -> int:  # fmt: skip
+    """Say how good a model is, from a full trace of labelled test images, and write it into its model.json.
 
     Accuracy at fixed K with intervals, every rule side by side at δ = 0.05, and the calibration error of its
     probabilities, for the orders and the prefix of the trace.
     """
     from anytime_cls.certify.measure import measure_trace
-    from anytime_cls.certify.store import write_json
+    from anytime_cls.certify.store import copy_model, write_json
     from anytime_cls.models.card import ModelError
-    from anytime_cls.models.zoo import read_card
+    from anytime_cls.models.zoo import embedded_names, read_card
     from anytime_cls.traces.read import Trace
 
     try:
@@ -210,13 +218,21 @@ def measure(
             metrics = measure_trace(recorded, card)
     except ValueError as error:
         raise Refused(str(error)) from None
+    folder = out or (None if model in embedded_names() else card.path)
     try:
-        write_json(card.path / "model.json", {**card.fields, "metrics": metrics})
+        if folder is not None:
+            if out is not None:
+                copy_model(card, out)
+            write_json(folder / "model.json", {**card.fields, "metrics": metrics})
     except ModelError as error:
         return complain(str(error), FAILED)
     for k, value in metrics["accuracy_at_k"].items():
         print(f"K = {k:>2}: {percent_interval(value['value'], value['low'], value['high'])}")
     print(f"{metrics['images']} images, expected calibration error {metrics['ece_at_decision']:.3f}")
+    if folder is None:
+        say(f"nothing written: {model} is part of the installed package; --out FOLDER writes a copy of it")
+    else:
+        say(f"{folder / 'model.json'}: metrics written")
     return 0
 
 

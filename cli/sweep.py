@@ -16,6 +16,7 @@ import typer
 
 from . import options as option
 from .errors import FAILED, INTERRUPTED, PIPE, Refused, complain, readable
+from .help import MODEL
 from .outputs import check_output
 from .preset import apply_preset
 
@@ -58,7 +59,14 @@ def sweep(
         str | None,
         Option(metavar="AMOUNT", show_default=False, help="Most to spend on an image, as in 'classify'."),
     ] = None,
-    classes: option.Classes = None,
+    classes: Annotated[
+        str | None,
+        Option(
+            rich_help_panel=MODEL, metavar="A,B,...", show_default=False,
+            help="Race only these classes, by name, synset or id; 'known': of the images only those whose "
+            "class the model knows.",
+        ),
+    ] = None,
     limit: Annotated[
         int | None,
         Option(min=1, metavar="N", show_default=False, help="Only N images, spread evenly over the classes."),

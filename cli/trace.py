@@ -29,8 +29,8 @@ def info(
 ) -> int:
     """Show where a trace came from and what it came to.
 
-    RUN.h5 of a run that is not finished is read from the folder RUN.h5.parts. Exit code 2 if a file is no
-    trace; the others are shown.
+    RUN.h5 of a run that is not finished is read from the folder RUN.h5.parts. Of a file that 'replay' wrote,
+    which is no trace, it says what is in it. Exit code 2 if a file is neither; the others are shown.
 
     \b
     Example: anytime-cls trace info runs/*.h5
@@ -40,7 +40,7 @@ def info(
     from anytime_cls.traces.schema import TraceError
 
     from .show.output import print_json
-    from .show.trace import describe, print_info
+    from .show.trace import describe, describe_curves, print_info
 
     code = shown = 0
     for name in files:
@@ -48,8 +48,11 @@ def info(
             with Trace.open(_meant(name)) as trace:
                 found = describe(trace)
         except TraceError as error:
-            code = complain(str(error), USAGE)
-            continue
+            curves = describe_curves(_meant(name))
+            if curves is None:
+                code = complain(str(error), USAGE)
+                continue
+            found = curves
         except OSError as error:
             code = max(code, complain(explained(error), FAILED))
             continue

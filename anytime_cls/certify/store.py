@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from anytime_cls.files import replace_file
 from anytime_cls.models.card import WEIGHTS, ModelCard, ModelError
+from anytime_cls.models.fields import read_fields
 from anytime_cls.race.fitted import DISAGREEMENT
 
 NEAR = 0.005  # accuracy that the race a model recommends may give up for less compute
@@ -105,3 +107,25 @@ def _key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
 def _abstain_key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
     prefix, risk = entry.get("prefix") or 0, entry.get("risk") or 0.0
     return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], entry["rule"], risk
+
+
+def copy_model(card: ModelCard, folder: Path) -> None:
+    """A model's folder, copied: to a new one, or onto one that holds the same weights.
+
+    Raises ModelError where something else is there, or it cannot be written.
+    """
+    if folder.resolve() == card.path.resolve():
+        return
+    try:
+        if folder.exists():
+            there = read_fields((folder / "model.json").read_bytes()).get("sha256")
+            if there != card.fields.get("sha256"):
+                raise ModelError(f"{folder} holds another model: name a new folder")
+            return
+        shutil.copytree(card.path, folder)
+    except (FileNotFoundError, NotADirectoryError, ValueError) as error:
+        if isinstance(error, ModelError):
+            raise
+        raise ModelError(f"{folder} is there and no model folder: name a new one") from None
+    except OSError as error:
+        raise ModelError(f"{folder} cannot be written ({error.strerror or error})") from None

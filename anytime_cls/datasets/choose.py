@@ -27,9 +27,14 @@ from anytime_cls.models.labels import (
 
 
 def _match(
-    listing: Listing, index: ClassIndex, model: str, given: dict[str, str] | list[str] | None
+    listing: Listing,
+    index: ClassIndex,
+    model: str,
+    given: dict[str, str] | list[str] | None,
+    known: bool = False,
 ) -> dict[str, int]:
-    """The model's class id of each key. Raises DatasetError naming the keys it does not know."""
+    """The model's class id of each key. Raises DatasetError naming the keys it does not know, or with `known`
+    where it knows none."""
     keys = sorted({entry.key for entry in listing.entries if entry.key is not None})
     names: Mapping[str, str]
     if isinstance(given, list):
@@ -54,10 +59,11 @@ def _match(
             found[key] = candidates[0]
         else:
             unknown.append(f"{key} ({name})" if name else key)
-    if unknown:
+    if unknown and not (known and found):
+        others = ", or leave them out with --classes known" if found else ""
         raise DatasetError(
             f"model {model!r} does not know {len(unknown)} of the {len(keys)} classes of {listing.root}: "
-            f"{listed(unknown)}; rename the folders or give a label file (folder<TAB>name)"
+            f"{listed(unknown)}; rename the folders or give a label file (folder<TAB>name){others}"
         )
     return found
 

@@ -59,6 +59,7 @@ class Named:
 
 
 _SYNSETS = "folders named by synset (n01440764/...)"
+KNOWN = "known"
 NAMED: Mapping[str, Named] = {
     "imagenet": Named(
         "IMAGENET_ROOT", ("imagenet", "ILSVRC2012"),
@@ -119,7 +120,8 @@ def open_dataset(
 
     name: one of `NAMED`, a folder of class folders, `hfds:NAME[/CONFIG][:SPLIT]` or `wds:URL`; card: the
     model; root: where a named data set lies, instead of its variable and the usual places; classes: labels,
-    synonyms, synsets or ids: only their images, and only they race; limit: that many images, drawn over
+    synonyms, synsets or ids: only their images, and only they race; [`KNOWN`]: only images of classes that
+    the model knows; limit: that many images, drawn over
     classes in proportion by `seed`, a smaller limit's among a larger one's; ids: a text of sample ids, one a
     line; labels_file: which class each folder is (`labels.read_label_file`); shift: what is done to every
     image (`shifts.registry.parse`), decided by its pixels and `seed`.
@@ -131,7 +133,13 @@ def open_dataset(
         listing, identity, subset = _find(str(name), root)
         index = card.class_index
         given = None if labels_file is None else read_label_file(labels_file)
-        class_of = _match(listing, index, card.name, given)
+        known = classes is not None and list(classes) == [KNOWN]
+        class_of = _match(listing, index, card.name, given, known)
+        if known:
+            classes = None
+            strange = sum(entry.key is not None and entry.key not in class_of for entry in listing.entries)
+            if strange:
+                listing = replace(listing, left_out={**listing.left_out, "of unknown classes": strange})
         raced = _raced(card, index, classes, subset, class_of)
         wanted = None if ids is None else _read_ids(Path(ids))
     except LabelError as error:

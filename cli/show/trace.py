@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 import h5py  # type: ignore[import-untyped, unused-ignore]
@@ -52,6 +53,44 @@ def describe(trace: Trace) -> dict[str, Any]:
     }
 
 
+def describe_curves(path: Path) -> dict[str, Any] | None:
+    """What is in a file of `replay`'s, which is no trace; None for any other."""
+    from anytime_cls.curves.file import CurvesError, read_curves
+
+    try:
+        curves = read_curves(path)
+    except (CurvesError, OSError):
+        return None
+    return {
+        "path": str(path),
+        "kind": "curves",
+        "images": len(curves.ids),
+        "labelled": int((curves.label >= 0).sum()),
+        "classes": len(curves.labels),
+        "runs": len(curves.runs),
+        "curves": {name: len(curves.curve(name)) for name in curves.names},
+        "bytes": path.stat().st_size,
+        "provenance": curves.attrs,
+    }
+
+
+def curves_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """What a file of curves is and came from, as (name, text)."""
+    attrs = found["provenance"]
+    yield "what", "curves of 'replay': what rules would have done to every image of a recorded sweep"
+    yield (
+        "images",
+        f"{found['images']:,}, {found['labelled']:,} of them labelled, {found['classes']:,} classes",
+    )
+    each = (f"{name} {n}" for name, n in found["curves"].items())
+    yield "runs", f"{found['runs']:,}: {', '.join(each)}"
+    yield "model", _joined(_text(attrs.get("model")), _hash("sha256", attrs, "model_sha256"))
+    yield "data set", _text(attrs.get("dataset"))
+    yield "command", _text(attrs.get("replay_command"))
+    yield "on disk", f"{found['bytes'] / 1e6:,.2f} MB"
+    yield "draw them", f"anytime-cls plot {found['path']} -o curves.png"
+
+
 def prefixes(trace: Trace) -> list[int]:
     """The tokens at which log-likelihoods are kept, ascending. Reads that column alone, a slab at a time."""
     found: set[int] = set()
@@ -97,14 +136,16 @@ def print_info(found: Mapping[str, Any], apart: bool = False) -> None:
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(style="bold", no_wrap=True)
     table.add_column(overflow="fold")
-    for name, value in [*origin_rows(found), ("", " "), *result_rows(found)]:
+    is_curves = found.get("kind") == "curves"
+    rows = curves_rows(found) if is_curves else [*origin_rows(found), ("", " "), *result_rows(found)]
+    for name, value in rows:
         if value:
             table.add_row(name, Text(readable(value)))
     if apart:
         console.print()
     console.print(Text(readable(found["path"]), "bold underline"), soft_wrap=True)
     console.print(table)
-    if not found["complete"] and found["resume"]:  # unwrapped, to be copied
+    if not is_curves and not found["complete"] and found["resume"]:  # unwrapped, to be copied
         console.print(Text.assemble(("go on with ", "bold"), readable(found["resume"])), soft_wrap=True)
 
 

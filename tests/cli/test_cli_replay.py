@@ -57,6 +57,18 @@ def test_replay_writes_curves_and_prints_their_table(full, tmp_path, capsys):
     assert every.count("δ") == 27 and every.count("K ") == 17 and "more runs" not in every
 
 
+def test_info_of_curves_says_what_they_are(full, tmp_path, capsys):
+    out = tmp_path / "curves.h5"
+    assert cli(capsys, "replay", full, "--rule", "paired", "--rule", "fixed", "-o", out, "-q")[0] == 0
+    code, text, err = cli(capsys, "trace", "info", out)
+    assert code == 0 and err == "" and "curves of 'replay'" in text
+    assert "43: paired 27, fixed 16" in text and "anytime-cls replay" in text
+    code, text, _ = cli(capsys, "trace", "info", out, full, "--json")
+    curves, trace = map(json.loads, text.splitlines())
+    assert code == 0 and (curves["kind"], curves["runs"], curves["images"]) == ("curves", 43, 500)
+    assert "kind" not in trace
+
+
 def test_replay_prints_json(full, capsys):
     options = ("--rule", "marginal", "--delta", "0.05,0.3", "--max-orders", "8,16", "--json")
     code, out, _ = cli(capsys, "replay", full, *options)

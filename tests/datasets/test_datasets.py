@@ -45,6 +45,18 @@ def test_unknown_folders_are_refused_naming_them(tmp_path):
     assert "12 of the 13" in line and "'thing00'" in line and "'thing09'" in line and "'thing10'" not in line
 
 
+def test_classes_that_the_model_knows_alone_are_offered_and_taken(tmp_path):
+    make(tmp_path, "cat/a.jpg", "dog/b.jpg", *(f"thing{i:02d}/a.jpg" for i in range(3)))
+    assert "or leave them out with --classes known" in refused(str(tmp_path), ZOO)
+    data = open_dataset(str(tmp_path), ZOO, classes=["known"])
+    assert [s.id for s in data.samples] == ["cat/a.jpg", "dog/b.jpg"]
+    assert data.labels == ["cat", "dog", "red fox"]  # all of the model's race
+    assert data.left_out == {"of unknown classes": 3}
+    other = make(tmp_path / "other", "thing/a.jpg", "thong/a.jpg")
+    assert "known" not in refused(str(other), ZOO).split("label file")[1]
+    assert "does not know 2 of the 2" in refused(str(other), ZOO, classes=["known"])
+
+
 def test_an_ambiguous_folder_is_refused_naming_the_candidates(tmp_path):
     make(tmp_path, "crane/a.jpg", "tench/a.jpg")
     line = refused(str(tmp_path), BIG)
