@@ -45,6 +45,14 @@ class Command(TyperCommand):
     def collect_usage_pieces(self, ctx: Any) -> list[str]:
         return _usage(self, ctx)
 
+    def format_help_text(self, ctx: Any, formatter: Any) -> None:
+        begun = len(formatter.buffer)
+        super().format_help_text(ctx, formatter)
+        text = "".join(formatter.buffer[begun:])
+        formatter.buffer[begun:] = [
+            "".join(_folded(line, formatter.width) for line in text.splitlines(keepends=True))
+        ]
+
     def format_options(self, ctx: Any, formatter: Any) -> None:
         _write_groups(formatter, _grouped(self.get_params(ctx), ctx))
 
@@ -88,6 +96,15 @@ def _is_picture(word: str) -> bool:
     except (OSError, ValueError):
         there = False
     return there or bool(re.search(r"\.(jpe?g|png|webp|gif|bmp|tiff?|heic|ppm)$", word, re.I))
+
+
+def _folded(line: str, width: int) -> str:
+    """An example that is too wide, as it may be copied: broken before an option, with a backslash."""
+    at = line.find("anytime-cls ")
+    cut = line.rfind(" --", 0, width - 1)
+    if at < 0 or len(line.rstrip()) <= width or cut <= at:
+        return line
+    return f"{line[:cut]} \\\n{_folded(' ' * (at + 4) + line[cut + 1 :], width)}"
 
 
 def _usage(command: Any, ctx: Any) -> list[str]:

@@ -25,7 +25,7 @@ from anytime_cls_cli.main import main
 
 ROW = {
     "path", "label", "index", "probability", "separation", "stop", "orders", "passes", "full_passes",
-    "prefix", "pass_tokens", "seconds", "ranking", "calibrated", "model", "schema",
+    "prefix", "pass_tokens", "seconds", "ranking", "evidence", "calibrated", "model", "schema",
 }  # fmt: skip
 
 
@@ -455,6 +455,7 @@ def test_models_ls(tiny_model_dir, capsys, tmp_path, monkeypatch):
     from anytime_cls.models import zoo
 
     monkeypatch.setattr(zoo, "EMBEDDED", tmp_path / "none")
+    monkeypatch.setattr(zoo, "others_here", lambda: [])  # of this machine's packages and caches
     assert main(["models", "ls"]) == 0
     out, err = capsys.readouterr()
     assert out == "" and "no embedded models" in err
