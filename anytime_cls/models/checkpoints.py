@@ -30,6 +30,7 @@ SUFFIXES = (".safetensors", *PICKLES)
 HEAD_DIM = 64  # of every published configuration (L, XL); no tensor's shape shows it
 N_TOKENS = 256  # 16 × 16, the reference's block_size: no tensor's shape shows that either
 MAX_TOKENS = 1 << 16
+NAMES = {"randar": "RandAR", "llamagen": "LlamaGen"}
 METADATA = "anytime_cls"  # what `convert` adds to a safetensors file's metadata: JSON
 WRAPPERS = ("model", "module", "state_dict", "ema")  # where training checkpoints keep the weights
 # torch.compile, DataParallel and FSDP put these before or into the names
@@ -67,7 +68,8 @@ class Checkpoint:
     """A RandAR transformer in a file, none of its weights read.
 
     keys: the reference's name → the file's; shape: what `shapes.RandARConfig` takes; metadata: what `convert`
-    wrote into the file ({"model": {}} for a file from elsewhere); note: as of `Contents`.
+    wrote into the file ({"model": {}} for a file from elsewhere); note: as of `Contents`. layout: "randar",
+    or "llamagen" for its GPT.
     """
 
     path: Path
@@ -75,11 +77,12 @@ class Checkpoint:
     shape: Mapping[str, int]
     metadata: Mapping[str, Any]
     note: str = ""
+    layout: str = "randar"
 
     @property
     def parameters(self) -> int:
         """Numbers in it."""
-        return sum(math.prod(shape) for shape in expected_shapes(self.shape).values())
+        return sum(math.prod(shape) for shape in expected_shapes(self.shape, self.layout).values())
 
 
 @dataclass(frozen=True)
@@ -92,32 +95,42 @@ class VQ:
     note: str = ""
 
 
-def inspect(path: Path, n_head: int | None = None, n_tokens: int | None = None) -> Checkpoint:
+def inspect(
+    path: Path, n_head: int | None = None, n_tokens: int | None = None, layout: str = "randar"
+) -> Checkpoint:
     """The transformer in a file. n_head, n_tokens: for a file whose shapes do not show them.
 
-    Raises ModelError for a file that is missing, truncated, hostile, or not a whole RandAR transformer.
+    Raises ModelError for a file that is missing, truncated, hostile, or not a whole transformer of RandAR's
+    (or, as layout says, of LlamaGen's).
     """
     contents = entries(path)
     try:
-        return _inspected(path, contents, n_head, n_tokens)
+        return _inspected(path, contents, n_head, n_tokens, layout)
     except ModelError as error:
         raise ModelError(f"{error}{contents.note and f' ({contents.note})'}") from None
 
 
-def _inspected(path: Path, contents: Contents, n_head: int | None, n_tokens: int | None) -> Checkpoint:
+def _inspected(
+    path: Path, contents: Contents, n_head: int | None, n_tokens: int | None, layout: str
+) -> Checkpoint:
     found = contents.tensors
     keys = {name: key for name, key in plain_names(path, found).items() if not _IGNORED.fullmatch(name)}
     known = {name: found[key] for name, key in keys.items()}
     if not any(name in known for name in _SHAPE_KEYS):
         some = ", ".join(repr(name) for name in sorted(known)[:3]) or "nothing"
         raise ModelError(
-            f"{path}: not a RandAR transformer; it holds {some}{', ...' if len(known) > 3 else ''}"
+            f"{path}: not a {NAMES[layout]} transformer; it holds {some}{', ...' if len(known) > 3 else ''}"
         )
     own = _own_metadata(contents.metadata)
     shape = _shape(
         path, known, n_head or own["model"].get("n_head"), n_tokens or own["model"].get("n_tokens")
     )
-    expected = expected_shapes(shape)
+    expected = expected_shapes(shape, layout)
+    if layout == "randar" and "pos_instruct_embeddings" not in known and set(known) <= set(expected):
+        raise ModelError(
+            f"{path}: lacks the tensor 'pos_instruct_embeddings', as LlamaGen's GPT does: if it is one, "
+            f"name it llamagen:{path}"
+        )
     for name in (*expected, *sorted(known.keys() - expected.keys())):
         if name not in known:
             raise ModelError(
@@ -125,17 +138,18 @@ def _inspected(path: Path, contents: Contents, n_head: int | None, n_tokens: int
             )
         if name not in expected:
             raise ModelError(
-                f"{path}: {name!r} is no part of a RandAR transformer; it is another model's file"
+                f"{path}: {name!r} is no part of a {NAMES[layout]} transformer; it is another model's file"
             )
         if known[name].shape != expected[name]:
             raise ModelError(
-                f"{path}: {name} has shape {list(known[name].shape)} where RandAR has {list(expected[name])}"
+                f"{path}: {name} has shape {list(known[name].shape)} where {NAMES[layout]} has "
+                f"{list(expected[name])}"
             )
         if known[name].dtype not in _FLOATS:
             raise ModelError(
                 f"{path}: {name} is stored as {known[name].dtype}; expected floating point weights"
             )
-    return Checkpoint(path, {name: keys[name] for name in expected}, shape, own, contents.note)
+    return Checkpoint(path, {name: keys[name] for name in expected}, shape, own, contents.note, layout)
 
 
 def _shape(path: Path, known: Mapping[str, Entry], n_head: Any, n_tokens: Any) -> dict[str, int]:

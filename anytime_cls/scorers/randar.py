@@ -8,7 +8,7 @@ https://arxiv.org/abs/2412.01827. The sequence interleaves position tokens and i
 attention is causal, and the prediction of x_n is read at p_n, which knows *where* the next token is
 but not *what* it is. x_N predicts nothing, so it is never fed.
 
-State dicts use the reference's keys. Inside, two weights are laid out for speed (see `load_reference`).
+State dicts use the reference's keys. Inside, two weights are laid out for speed (see `scorers.layout`).
 
 On a CPU without gradients the layers write over what they read (`Block.overwrite`): fresh memory for every
 product costs page faults, and every pass over it a trip to main memory (measured in docs/benchmarks.md).
@@ -21,12 +21,12 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
+from anytime_cls.scorers.layout import from_reference, to_reference
 from anytime_cls.scorers.shapes import RandARConfig, check_config
 from anytime_cls.scorers.transformer import (
     Block,
     RMSNorm,
     Rotary,
-    check_state,
     class_vectors,
     init_weights,
     rotary_table,
@@ -112,39 +112,10 @@ class RandAR(nn.Module):
 
     forward = token_log_probs
 
-    # The reference rotates neighbouring pairs (2i, 2i + 1) of each head. Rotating halves (i, i + D/2)
-    # vectorises better and gives the same attention scores when the rows of q and k are reordered so
-    # that even ones come first; w1 and w3 are stacked so that SwiGLU is two products, not three.
-
     def load_reference(self, state: Mapping[str, Tensor]) -> None:
         """Load a state dict with the reference's keys. Raises ValueError naming what is wrong."""
-        expected = self.reference_state()
-        check_state(expected, state)
-        ours = {key: state[key].to(value.dtype) for key, value in expected.items()}
-        even_first = self._even_first()
-        for i in range(self.config.n_layer):
-            ffn = f"layers.{i}.feed_forward."
-            ours[ffn + "w13.weight"] = torch.cat((ours.pop(ffn + "w1.weight"), ours.pop(ffn + "w3.weight")))
-            key = f"layers.{i}.attention.wqkv.weight"
-            ours[key] = ours[key][even_first]
-        ours["cls_embedding.weight"] = ours.pop("cls_embedding.embedding_table.weight")
-        self.load_state_dict(ours)
+        self.load_state_dict(from_reference(self.reference_state(), state, self.config))
 
     def reference_state(self) -> dict[str, Tensor]:
         """The weights under the reference's keys and layout."""
-        state = {k: v.detach() for k, v in self.state_dict().items()}
-        back = torch.argsort(self._even_first())
-        for i in range(self.config.n_layer):
-            ffn = f"layers.{i}.feed_forward."
-            w1, w3 = state.pop(ffn + "w13.weight").chunk(2)
-            state[ffn + "w1.weight"], state[ffn + "w3.weight"] = w1, w3
-            key = f"layers.{i}.attention.wqkv.weight"
-            state[key] = state[key][back]
-        state["cls_embedding.embedding_table.weight"] = state.pop("cls_embedding.weight")
-        return state
-
-    def _even_first(self) -> Tensor:
-        """Row order of wqkv that puts each query and key head's even rows before its odd ones."""
-        dim, head_dim = self.config.dim, self.config.head_dim
-        rows = torch.arange(2 * dim).view(-1, head_dim // 2, 2).transpose(1, 2).reshape(-1)
-        return torch.cat((rows, torch.arange(2 * dim, 3 * dim)))
+        return to_reference(self.state_dict(), self.config)

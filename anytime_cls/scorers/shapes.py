@@ -18,16 +18,17 @@ def hidden_dim(dim: int, multiple_of: int) -> int:
     return -(-int(8 * dim / 3) // multiple_of) * multiple_of
 
 
-def expected_shapes(shape: Mapping[str, int]) -> dict[str, tuple[int, ...]]:
-    """The reference's tensors for a shape (RandARConfig's fields): name → shape."""
+def expected_shapes(shape: Mapping[str, int], layout: str = "randar") -> dict[str, tuple[int, ...]]:
+    """The reference's tensors for a shape (RandARConfig's fields): name → shape. layout: or "llamagen"."""
     dim, hidden = shape["dim"], hidden_dim(shape["dim"], shape["multiple_of"])
     tensors: dict[str, tuple[int, ...]] = {
         "cls_embedding.embedding_table.weight": (shape["n_classes"] + 1, dim),
         "tok_embeddings.weight": (shape["vocab_size"], dim),
-        "pos_instruct_embeddings": (1, dim),
         "norm.weight": (dim,),
         "output.weight": (shape["vocab_size"], dim),
     }
+    if layout == "randar":
+        tensors["pos_instruct_embeddings"] = (1, dim)
     for i in range(shape["n_layer"]):
         tensors |= {
             f"layers.{i}.attention.wqkv.weight": (3 * dim, dim),

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from anytime_cls.scorers.randar import RandAR
+from anytime_cls.scorers.raster import RasterGPT
 from anytime_cls.scorers.shapes import SigmaConfig, check_config
 from anytime_cls.scorers.transformer import (
     Block,
@@ -93,4 +94,4 @@ class SigmaGPT(nn.Module):
         self.load_state_dict({key: state[key].to(value.dtype) for key, value in expected.items()})
 
 
-Transformer = RandAR | SigmaGPT
+Transformer = RandAR | SigmaGPT | RasterGPT

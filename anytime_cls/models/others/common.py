@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from anytime_cls.models.card import WEIGHTS, MissingExtra, ModelCard
+from anytime_cls.models.card import WEIGHTS, MissingExtra, ModelCard, ModelError
 from anytime_cls.models.hashes import cached_sha256
 from anytime_cls.models.labels import imagenet_labels
 from anytime_cls.models.others.names import PUBLISHED
@@ -25,6 +25,16 @@ def require(package: str, what: str) -> None:
     """Raises MissingExtra, saying what to install, where a package is missing. Imports nothing."""
     if importlib.util.find_spec(package) is None:
         raise MissingExtra(f"{what} needs the package {package}: pip install {package}")
+
+
+def split(source: str, method: str, known: Sequence[str]) -> tuple[str, dict[str, str]]:
+    """A source, and the options behind it: "NAME,key=value,...". Raises ModelError for an unknown one."""
+    name, *options = source.split(",")
+    given = dict(option.partition("=")[::2] for option in options)
+    if unknown := set(given) - set(known):
+        expected = "".join(f",{key}=..." for key in known)
+        raise ModelError(f"{method}:{source}: no option {min(unknown)!r}: expected {method}:NAME{expected}")
+    return name, given
 
 
 def hash_of(paths: Sequence[Path]) -> str:

