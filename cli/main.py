@@ -17,6 +17,7 @@ from .bench import bench
 from .calibrate import calibrate
 from .compare import compare
 from .errors import FAILED, INTERRUPTED, PIPE, USAGE, Refused, complain, explained, out_of_memory
+from .explain import explain
 from .help import CLASSIFY, HERE, MEASURE, MODELS, OUTPUT, RACE, App
 from .models import app as models_app
 from .plot import plot
@@ -211,6 +212,7 @@ def _doctor(
 
 
 app.command("serve", rich_help_panel=CLASSIFY)(serve)
+app.command("explain", rich_help_panel=CLASSIFY)(explain)
 app.command("sweep", rich_help_panel=MEASURE)(sweep)
 app.command("replay", rich_help_panel=MEASURE)(replay)
 app.command("plot", rich_help_panel=MEASURE)(plot)

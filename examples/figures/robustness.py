@@ -16,7 +16,6 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from scipy.stats import spearmanr
-from token_evidence import choose_images
 
 from anytime_cls import AnytimeClassifier, RaceOptions
 from anytime_cls.models.card import DEFAULT_MODEL
@@ -24,6 +23,7 @@ from anytime_cls.pictures.style import FAINT, INK, save, styled
 from anytime_cls.pictures.tables import write_csv
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import decode
+from anytime_cls.pixels.inputs import collect
 from anytime_cls.race.decision import Decision
 from anytime_cls.shifts.chance import Chance
 from anytime_cls.shifts.registry import parse
@@ -31,6 +31,20 @@ from anytime_cls.stats.bootstrap import bootstrap
 from anytime_cls.stats.intervals import wilson
 
 KINDS = ("gaussian-noise", "gaussian-blur", "contrast", "jpeg-compression")
+
+
+def choose_images(data: Path, labels: list[str], n: int, seed: int) -> tuple[list[Path], np.ndarray]:
+    """About n images of data/<label>/, the same number of each class, and their labels [n]."""
+    rng = np.random.default_rng(seed)
+    chosen, truth = [], []
+    for label, name in enumerate(labels):
+        files = [item.source for item in collect([str(data / name)]) if isinstance(item.source, Path)]
+        if not files:
+            raise SystemExit(f"{data / name}: no images; expected a folder for each of {', '.join(labels)}")
+        keep = rng.choice(len(files), min(len(files), n // len(labels)), replace=False)
+        chosen += [files[i] for i in sorted(keep)]
+        truth += [label] * len(keep)
+    return chosen, np.array(truth)
 
 
 def main() -> None:
