@@ -63,7 +63,7 @@ def compare(
     max_orders: Annotated[int, Option(min=1, max=65535, metavar="K", help="Orders of an image.")] = 20,
     max_draws: Annotated[
         int, Option(min=1, max=65535, metavar="N", help="Times and noises of an image, of diffusion models.")
-    ] = 100,
+    ] = 48,
     time_images: Annotated[
         int,
         Option(min=0, metavar="N", help="Images that each method classifies live, for seconds and memory."),
@@ -210,7 +210,9 @@ def run(
 def record(jobs: list[Job], where: Folder, interrupts: Interrupts) -> int:
     """Every trace that is not all there yet, model by model; returns how many images failed."""
     from anytime_cls.classifier import AnytimeClassifier
+    from anytime_cls.sweeps.expect import expect
 
+    from .show.output import duration
     from .show.sweep import Meter, say
 
     interrupts.renew()
@@ -224,8 +226,16 @@ def record(jobs: list[Job], where: Folder, interrupts: Interrupts) -> int:
                 job.entrant.card, runtime.device, runtime.dtype, runtime.batch_size,
                 runtime.threads if runtime.fixed else None,
             )  # fmt: skip
-        say(f"{number}/{len(jobs)}  {job.name} on {job.images.name}: {len(job.data.samples):,} images, "
-            f"{job.plan.design}", where.quiet)  # fmt: skip
+        if not where.quiet:
+            seconds = expect(loaded[1], job.plan, job.left()).most
+            rest = sum(other.flops for other in jobs[number - 1 :]) / job.flops * seconds
+            whole = f"; with all that is left to record about {duration(rest)}" if rest > seconds else ""
+            design = job.plan.design
+            draws = f"{design.k_max} {design.draws} draws of {design.n_classes} classes"
+            say(
+                f"{number}/{len(jobs)}  {job.name} on {job.images.name}: {len(job.data.samples):,} images, "
+                f"{draws}, about {duration(seconds)}{whole}"
+            )
         with Meter(where.quiet) as meter:
             failed += job.run(loaded[1], meter, interrupts).errors
     return failed

@@ -172,6 +172,13 @@ class Job:
     def name(self) -> str:
         return self.entrant.name + (f"-{self.design}" if self.design else "")
 
+    @property
+    def flops(self) -> float:
+        """Of all its images."""
+        design = self.plan.design
+        draw = self.entrant.card.shape.flops(design.steps, design.n_classes)
+        return len(self.data.samples) * design.k_max * draw
+
     def path(self, what: str) -> Path:
         """Of its `traces` or `curves`."""
         return self.contest.folder / what / file_name(self.images.name) / f"{file_name(self.name)}.h5"

@@ -243,4 +243,4 @@ def test_trace_info_says_how_long_a_pass_is(traces, capsys):
     assert "4.0× less compute than all classes on all whole orders (25.0 % of it)" in out
     assert main(["trace", "info", "--json", path]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert found["prefixes"] == [2, 4] and found["saving"] == 4 and found["full_passes"] == K_MAX * C
+    assert found["prefixes"] == [2, 4] and found["saving"] == 4 and found["full_passes"] == K_MAX * C / 4
