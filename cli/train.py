@@ -201,13 +201,20 @@ def train(
     Example: anytime-cls train photos --out runs/photos
              anytime-cls train data/cifar10 --out runs/cifar10 --epochs 20
     """
+    from anytime_cls.training.outlook import outlook
+
+    try:
+        seen = outlook(dataset, limit or None, seed)
+        seen.check(calibrates=bool(calibration_images))
+    except ValueError as error:  # before torch is imported
+        raise Refused(str(error)) from None
+
     from rich.console import Console
 
     from anytime_cls.engine.device import choose_device
     from anytime_cls.training.finish import Scoring, finish
     from anytime_cls.training.folder import begun_recipe, check_recipe, is_finished
     from anytime_cls.training.forecast import forecast
-    from anytime_cls.training.outlook import outlook
     from anytime_cls.training.recipe import class_names
     from anytime_cls.training.settle import chosen_start, settled
     from anytime_cls.training.start import load_start, named, read_start, written
@@ -219,7 +226,6 @@ def train(
     scoring = Scoring(calibration_images, test_images, max_orders)
     bars = show.Bars(Console(stderr=True))
     try:
-        seen = outlook(dataset, limit or None, seed)
         before = begun_recipe(out, fields | {"seed": seed}) if resume else None
         chosen = named(before.start) if before and not start else chosen_start(seen, start, fields)
         begun = read_start(chosen) if chosen else None
@@ -229,7 +235,6 @@ def train(
         if is_finished(out):
             bars.say(f"{out} is finished: its model is left as it is")
             return _tell(out, seen, scoring, bars)
-        seen.check(calibrates=bool(calibration_images))
         where = choose_device(device)
         loaded = None if begun is None else load_start(begun, where)
         for line in show.before(seen, chosen, start, forecast(seen, recipe, scoring, where, loaded)):

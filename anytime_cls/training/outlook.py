@@ -1,5 +1,5 @@
 """What a folder of photographs allows, from its listing alone: no picture is read, so that a training that
-cannot end well is refused in its first second."""
+cannot end well is refused in its first second. No torch, since that takes longer to import."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from anytime_cls.certify.recommend import images_to_certify
-from anytime_cls.datasets.names import train_and_test
-from anytime_cls.training.recipe import dataset_of
+from anytime_cls.datasets.base import Dataset, Sample
+from anytime_cls.datasets.choose import choose
+from anytime_cls.datasets.layouts import Listing, listed
+from anytime_cls.datasets.names import identity_of, train_and_test
 
 HELD = 200  # images to hold out, if that is no more than MOST of all
 LEAST, MOST = 0.04, 0.2  # shares of the images that are held out
@@ -50,6 +51,8 @@ class Outlook:
 
     def certified_from(self, designs: int) -> int:
         """Images a class, of as many in each, with which the race that is recommended is certified."""
+        from anytime_cls.certify.recommend import images_to_certify  # which needs SciPy
+
         return int(np.ceil(images_to_certify(designs) / MOST / len(self.counts)))
 
     def check(self, calibrates: bool) -> None:
@@ -79,6 +82,29 @@ def outlook(data: Path, limit: int | None = None, seed: int = 0) -> Outlook:
     labels = [name for name, some in zip(dataset.labels, there, strict=True) if some]
     example = (sorted(entries, key=lambda entry: entry.id) or dataset.samples)[0].path
     return Outlook(dataset.root, labels, counts[there], len(entries), example)
+
+
+def dataset_of(
+    listing: Listing, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
+) -> Dataset:
+    """What was listed, or `limit` images of it, as `sweep` takes them; none is read.
+
+    classes: those that there are; default the listing's. Raises ValueError when they are fewer than two or
+    lack one of the listing's.
+    """
+    there = sorted({entry.key or "" for entry in listing.entries})
+    classes = there if classes is None else classes
+    if len(classes) < 2:
+        raise ValueError(
+            f"{listing.root}: expected a folder for each of two or more classes, found {len(classes)}"
+        )
+    if unknown := set(there) - set(classes):
+        raise ValueError(f"{listing.root}: the images to train on have no {listed(sorted(unknown))}")
+    at = {name: i for i, name in enumerate(classes)}
+    entries = sorted(listing.entries, key=lambda entry: entry.id)
+    samples = [Sample(entry.id, entry.path, at[entry.key or ""], entry.load) for entry in entries]
+    name = identity_of(Path(listing.root))
+    return choose(name, listing.root, classes, np.arange(len(classes)), samples, limit, seed)
 
 
 def held_of(counts: np.ndarray, share: float) -> np.ndarray:

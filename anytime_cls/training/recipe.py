@@ -14,15 +14,14 @@ import torch
 from torch import Tensor
 
 from anytime_cls.datasets.base import Dataset, Sample
-from anytime_cls.datasets.choose import choose
-from anytime_cls.datasets.layouts import Listing, listed, own_names
-from anytime_cls.datasets.names import identity_of
+from anytime_cls.datasets.layouts import Listing, own_names
 from anytime_cls.models.load import build_transformer
 from anytime_cls.pixels.crops import center_crop
 from anytime_cls.pixels.decode import ImageError, decode
 from anytime_cls.scorers.sigma import Transformer
 from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
 from anytime_cls.tokenizers.manifold import ManifoldConfig, ManifoldTokenizer
+from anytime_cls.training.outlook import dataset_of
 
 # by reconstruction and a class head, by reconstruction alone, in closed form, by agreement of two views: the
 # last three see no labels
@@ -165,29 +164,6 @@ class ImageSet:
     def subset(self, index: np.ndarray) -> ImageSet:
         at, samples = torch.from_numpy(index), [self.dataset.samples[i] for i in index]
         return ImageSet(self.images[at], self.labels[at], replace(self.dataset, samples=samples))
-
-
-def dataset_of(
-    listing: Listing, limit: int | None = None, seed: int = 0, classes: list[str] | None = None
-) -> Dataset:
-    """What was listed, or `limit` images of it, as `sweep` takes them; none is read.
-
-    classes: those that there are; default the listing's. Raises ValueError when they are fewer than two or
-    lack one of the listing's.
-    """
-    there = sorted({entry.key or "" for entry in listing.entries})
-    classes = there if classes is None else classes
-    if len(classes) < 2:
-        raise ValueError(
-            f"{listing.root}: expected a folder for each of two or more classes, found {len(classes)}"
-        )
-    if unknown := set(there) - set(classes):
-        raise ValueError(f"{listing.root}: the images to train on have no {listed(sorted(unknown))}")
-    at = {name: i for i, name in enumerate(classes)}
-    entries = sorted(listing.entries, key=lambda entry: entry.id)
-    samples = [Sample(entry.id, entry.path, at[entry.key or ""], entry.load) for entry in entries]
-    name = identity_of(Path(listing.root))
-    return choose(name, listing.root, classes, np.arange(len(classes)), samples, limit, seed)
 
 
 def load_images(

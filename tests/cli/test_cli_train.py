@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import shlex
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +135,19 @@ def test_settings_that_make_no_sense_are_one_line(colours, tmp_path, capsys, arg
     assert train(colours, "--out", tmp_path / "out", *args) == 2
     err = capsys.readouterr().err
     assert what in err and err.count("\n") == 1 and not (tmp_path / "out").exists()
+
+
+def test_too_few_pictures_are_refused_before_torch_is_imported(colours, tmp_path):
+    (tmp_path / "data").mkdir()
+    for name in ("red", "blue"):
+        (tmp_path / "data" / name).mkdir()
+        shutil.copy(colours / name / "000.png", tmp_path / "data" / name)
+    code = (
+        "import sys; from anytime_cls_cli.main import main\n"
+        "code = main(sys.argv[1:]); print(code, {'torch', 'scipy'} & sys.modules.keys())"
+    )
+    words = ["train", tmp_path / "data", "--out", tmp_path / "out"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    done = subprocess.run([sys.executable, "-c", code, *map(str, words)], capture_output=True, text=True,
+                          env=environment)  # fmt: skip
+    assert done.stdout == "2 set()\n" and "one image, and needs two" in done.stderr
