@@ -14,8 +14,10 @@ from anytime_cls import __version__
 from . import options as option
 from . import streams
 from .bench import bench
+from .budget import budget
 from .calibrate import calibrate
 from .compare import compare
+from .curve import curve
 from .errors import FAILED, INTERRUPTED, PIPE, USAGE, Refused, complain, explained, out_of_memory
 from .explain import explain
 from .help import CLASSIFY, HERE, MEASURE, MODELS, OUTPUT, RACE, App
@@ -213,6 +215,8 @@ def _doctor(
 
 app.command("serve", rich_help_panel=CLASSIFY)(serve)
 app.command("explain", rich_help_panel=CLASSIFY)(explain)
+app.command("curve", rich_help_panel=MEASURE)(curve)
+app.command("budget", rich_help_panel=MEASURE)(budget)
 app.command("sweep", rich_help_panel=MEASURE)(sweep)
 app.command("replay", rich_help_panel=MEASURE)(replay)
 app.command("plot", rich_help_panel=MEASURE)(plot)
@@ -240,7 +244,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _wait_politely()
     try:
         with streams.ready():
-            code = _run(arguments)
+            code = run(arguments)
             try:
                 sys.stdout.flush()
             except OSError as error:
@@ -252,7 +256,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return complain(str(error), USAGE)
 
 
-def _run(arguments: list[str]) -> int:
+def run(arguments: list[str]) -> int:
     """The exit code; what goes wrong for reasons outside of this program is said in one line."""
     usage_error: type[Exception] = typer.BadParameter.__bases__[0]  # click's, wherever this typer keeps it
     try:
