@@ -136,7 +136,9 @@ def document(found: Compared, command: str, note: str) -> str:
 def title(found: Compared) -> str:
     study = found.first
     name = str(study.attrs[0].get("dataset", ""))
-    return f"{len(found.methods)} methods on {len(study.ids):,} images of {name}"
+    return (
+        f"{len(found.methods)} method{'s' * (len(found.methods) != 1)} on {len(study.ids):,} images of {name}"
+    )
 
 
 def explained(found: Compared) -> str:
