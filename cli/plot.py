@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -125,7 +126,7 @@ def plot(
     from anytime_cls.curves.study import join, select
     from anytime_cls.pictures.style import Format
 
-    form = Format(inches, 96 if width and width.endswith("px") else 300, style == "paper")
+    form = Format(inches, 96 if width and width.endswith("px") else 300, style == "paper", ending != "html")
     kind = kind or ("all" if ending == "html" else "pareto")
     kinds = list(_KINDS) if kind == "all" else [kind]
     opened: Material | None = None
@@ -266,16 +267,21 @@ def _write(
 def _page(
     drawn: list[Drawn], analysis: Analysis, material: Material, title: str, context: typer.Context
 ) -> str:
-    from anytime_cls.pictures.draw import gallery
+    from anytime_cls.curves.leading import leading
+    from anytime_cls.pictures.draw import draw, gallery
     from anytime_cls.pictures.report import Picture, report
-    from anytime_cls.pictures.style import svg_text
+    from anytime_cls.pictures.style import Format, svg_text
 
+    if drawn[0].kind == "pareto" and len(analysis.study.series) > len(leading(analysis)):
+        (full, *_), _ = draw(analysis, material, ["pareto"], form=Format(note=False), every=True)
+        drawn = [*drawn, replace(full, kind="every", title="Every curve")]
     pictures = [
         Picture(d.kind, d.title, d.caption, svg_text(d.figure), d.rows, bool(d.figure.get_figwidth() > 5))
         for d in drawn
     ]
     attrs = analysis.study.attrs[0]
-    named = " on ".join(str(attrs[key]) for key in ("model", "dataset") if attrs.get(key))
+    keys = (("model", "model"), ("data", "dataset"))
+    named = ", ".join(f"{word} {attrs[key]}" for word, key in keys if attrs.get(key))
     command = readable(shlex.join(["anytime-cls", *context.obj]))
     heading = title or f"Accuracy against compute: {named or 'anytime-cls'}"
     return report(analysis, heading, command, pictures, gallery(analysis, material))

@@ -59,7 +59,7 @@ def races(analysis: Analysis, material: Material, only: Sequence[str] | None = N
     return out
 
 
-def gallery(analysis: Analysis, material: Material, images: int = 6) -> Gallery | None:
+def gallery(analysis: Analysis, material: Material, images: int = 3) -> Gallery | None:
     """The easiest and hardest races of the focus run; None without a trace of them."""
     run = analysis.study.runs[analysis.focus]
     trace = material.trace_of(run)

@@ -101,7 +101,8 @@ def pareto_figure(analysis: Analysis, title: str = "", bands: str = "paired", fo
     style = looks(analysis)
     if analysis.reference is None and bands == "paired":
         bands = "absolute"
-    title, note = ("", "") if form.paper else (title, _note(analysis, bands))
+    title = "" if form.paper else title
+    note = _note(analysis, bands) if form.note and not form.paper else ""
     with styled(form):
         figure, ax = _frame(2.35, [*study.series, "Pareto front"], title, note, form)
         ax.set_xscale("log")

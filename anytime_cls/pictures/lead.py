@@ -83,7 +83,9 @@ def lead_figure(
         name: s for name, s in (stopped or {}).items() if len(analysis.study.series.get(name, ())) == 1
     }
     note = (
-        "" if form.paper else textwrap.fill(lead_note(analysis, bands, bool(stopped)), int(form.width * 26))
+        ""
+        if form.paper or not form.note
+        else textwrap.fill(lead_note(analysis, bands, bool(stopped)), int(form.width * 26))
     )
     with styled(form):
         return _Picture(analysis, leads, bands, form, stopped).draw("" if form.paper else title, note)

@@ -1,91 +1,44 @@
-"""The HTML report: one offline file with pictures, tables, provenance, and a gallery of races.
+"""The HTML report: one offline file with the race in numbers, pictures, a gallery of races, and provenance.
 
-Nothing is fetched, by content and by policy (a Content-Security-Policy that allows data: pictures alone);
-every word of a file, whose names may be hostile, is escaped. Light and dark follow the reader's setting.
+The page is `page/report.html` (Jinja, which escapes every word: names in files may be hostile). Nothing is
+fetched, by content and by policy (a Content-Security-Policy that allows data: pictures alone). Light and dark
+follow the reader's setting.
 """
 
 from __future__ import annotations
 
+import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from html import escape
+from pathlib import Path
 from typing import Any
 
-from anytime_cls.curves.analysis import Analysis, summary_row
-from anytime_cls.curves.study import Y_KINDS
-from anytime_cls.pictures.gallery import RaceShown, race_svg
-from anytime_cls.pictures.style import INK
-from anytime_cls.pictures.wording import amount, times, verdict
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
 
-_STYLE = """
-:root { color-scheme: light dark; --page: #ffffff; --ink: #1b1c1e; --soft: #5d636b; --line: #d9dce0;
-  --card: #f6f7f8; --accent: #0072b2; --wrong: #b3400a; }
-@media (prefers-color-scheme: dark) { :root { --page: #16181b; --ink: #e6e7e9; --soft: #a2a8b0;
-  --line: #34383e; --card: #1e2125; --accent: #6cb8ea; --wrong: #ff9a5c; } }
-* { box-sizing: border-box; }
-body { margin: 0 auto; padding: 1.5rem 1.2rem 4rem; max-width: 76rem; background: var(--page); color:
-  var(--ink);
-  font: 1rem/1.5 system-ui, -apple-system, "Segoe UI", "DejaVu Sans", sans-serif; }
-h1 { font-size: 1.7rem; line-height: 1.2; margin: .2rem 0 .6rem; }
-h2 { font-size: 1.2rem; margin: 2.4rem 0 .8rem; border-bottom: 1px solid var(--line); padding-bottom: .3rem;
-  }
-h3 { font-size: 1rem; margin: 1.4rem 0 .6rem; }
-p { max-width: 62rem; margin: .5rem 0; } .soft { color: var(--soft); font-size: .9rem; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: .88rem; font-variant-numeric:
-  tabular-nums; }
-th, td { text-align: left; padding: .3rem .6rem .3rem 0; border-bottom: 1px solid var(--line);
-  vertical-align: top;
-  white-space: nowrap; } td.n, th.n { text-align: right; } td.wide { white-space: normal; overflow-wrap:
-  anywhere; }
-tr.focus { font-weight: 600; } caption { text-align: left; color: var(--soft); padding-bottom: .4rem; }
-.figures { columns: 2 28rem; column-gap: 2.4rem; } figure { margin: 0 0 2rem; break-inside: avoid; }
-figure.wide { column-span: all; max-width: 58rem; } figure svg { width: 100%; height: auto; display: block; }
-figcaption { color: var(--soft); font-size: .88rem; margin-top: .3rem; }
-details { margin-top: .6rem; } summary { cursor: pointer; color: var(--accent); font-size: .9rem; }
-.races { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 21rem), 1fr)); gap: 1rem;
-  padding: 0;
-  list-style: none; margin: 0; }
-.races li { background: var(--card); border: 1px solid var(--line); border-radius: .5rem; padding: .7rem; }
-.top { display: flex; gap: .8rem; align-items: flex-start; } .top img, .blank { width: 80px; height: 80px;
-  flex: none;
-  border-radius: .3rem; background: var(--line); object-fit: cover; } .pixels { image-rendering: pixelated;
-  }
-.blank { display: grid; place-items: center; color: var(--soft); font-size: .7rem; text-align: center; }
-.top div { min-width: 0; font-size: .88rem; line-height: 1.35; } .name { color: var(--soft); font-size:
-  .75rem;
-  overflow-wrap: anywhere; } .bad { color: var(--wrong); } .race { width: 100%; height: auto; display:
-  block;
-  margin-top: .4rem; font: 8px system-ui, "DejaVu Sans", sans-serif; } .race text { fill: var(--soft); }
-.race text.answer { fill: var(--accent); font-weight: 600; } .race text.truth { fill: var(--wrong);
-  font-weight: 600; }
-.race polyline { fill: none; stroke: var(--soft); stroke-width: .8; opacity: .75; } .race circle { fill:
-  var(--soft); }
-.race polyline.answer { stroke: var(--accent); stroke-width: 1.8; opacity: 1; } .race circle.answer { fill:
-  var(--accent); }
-.race polyline.truth { stroke: var(--wrong); stroke-width: 1.5; opacity: 1; } .race circle.truth { fill:
-  var(--wrong); }
-.race .axis { stroke: var(--line); stroke-width: .8; }
-pre { background: var(--card); border: 1px solid var(--line); border-radius: .4rem; padding: .7rem;
-  overflow-x: auto;
-  white-space: pre-wrap; overflow-wrap: anywhere; font-size: .85rem; }
-@media print { details { display: none; } li, figure { break-inside: avoid; } }
-"""
-# Colours of curves that are too dim on a dark page, and what they become there.
-_LIGHTER = {
-    "#0072b2": "#2f86dd", "#882255": "#d9739f", "#117733": "#5fbf7f", "#8b6914": "#cda652",
+from anytime_cls.curves.analysis import Analysis, summary_row
+from anytime_cls.curves.study import X_KINDS, Y_KINDS
+from anytime_cls.pictures.gallery import RaceShown, race_svg
+from anytime_cls.pictures.shown import Shown, share, shown_table
+from anytime_cls.pictures.style import INK
+from anytime_cls.pictures.wording import amount, baseline_words, run_words, times, verdict
+from anytime_cls.stats.intervals import wilson
+
+PAGE = Path(__file__).parent / "page"
+#: Colours of curves that are too dim on a dark page, and what they become there.
+LIGHTER = {
+    "#0072b2": "#2f86dd", "#882255": "#ffd400", "#117733": "#5fbf7f", "#8b6914": "#cda652",
     "#6e7f00": "#b5c63f", "#5566aa": "#98a6e6", "#7a5195": "#b993d6", "#aa4466": "#e07f9d",
-    "#d55e00": "#ff8b3d", "#996633": "#cf9b62", "#332288": "#9a90ea",
+    "#d55e00": "#ff8b3d", "#996633": "#cf9b62", "#332288": "#9a90ea", "#56b4e9": "#7cc4f0",
 }  # fmt: skip
-_STYLE += ":root {{ {} }}\n@media (prefers-color-scheme: dark) {{ :root {{ {} }} }}\n".format(
-    *(" ".join(f"--c{a[1:]}: {(a, b)[dark]};" for a, b in _LIGHTER.items()) for dark in (0, 1))
-)
 
 
 @dataclass(frozen=True)
 class Picture:
-    """A figure of the report. svg: as matplotlib writes it. rows: its numbers. wide: over both columns."""
+    """A figure of the report. svg: as matplotlib writes it. rows: its numbers. wide: over the whole page."""
 
     name: str
     title: str
@@ -108,49 +61,103 @@ class Gallery:
 def report(
     analysis: Analysis, title: str, command: str, pictures: Sequence[Picture], gallery: Gallery | None
 ) -> str:
-    """The whole page. command: the one that made it. pictures: the first is shown largest."""
-    study = analysis.study
-    best = analysis.best
-    about = list(dict.fromkeys([analysis.focus, *([best] if best is not None else [])]))
-    parts = [
-        "<!doctype html>\n<html lang=\"en\">\n<head>\n<meta charset=\"utf-8\">\n"
-        "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; img-src data:; "
-        "style-src 'unsafe-inline'\">\n"
-        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        f"<title>{text(title)}</title>\n<style>{_STYLE}</style>\n</head>\n<body>\n",
-        f"<header><h1>{text(title)}</h1>\n",
-        *[f"<p>{text(verdict(analysis, index))}</p>\n" for index in about],
-        "</header>\n<main>\n",
-        _section("curves", "Curves", _figures(pictures)),
-        _section("rules", "Every rule at its default setting", _summary(analysis)),
-        _section("gallery", "Easiest and hardest images", _gallery(gallery, study.labels)) if gallery else "",
-        _section("provenance", "Where the numbers come from", _provenance(analysis, command)),
-        "</main>\n</body>\n</html>\n",
-    ]  # fmt: skip
-    return "".join(parts)
+    """The whole page. command: the one that made it. pictures: the first leads, the others are folded."""
+    study, focus = analysis.study, analysis.focus
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_clean,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    figures = [_figure(picture, number) for number, picture in enumerate(pictures)]
+    races = [] if gallery is None else [*gallery.easy, *reversed(gallery.hard)]
+    left = (
+        f" {study.left_out:,} images that not all files share, or that failed, were left out."
+        if study.left_out
+        else ""
+    )
+    return environment.get_template("report.html").render(
+        title=title, verdict=verdict(analysis, focus), tiles=list(tiles(analysis)),
+        lead=figures[0], pictures=figures[1:], rules=_rules(analysis), rules_note=_rules_note(analysis),
+        races=[_race(race, study.labels) for race in races],
+        gallery_words=f"{run_words(analysis, focus)}, on the easiest and the hardest pictures.",
+       
+        words=[{"term": term, "id": key, "meaning": text} for term, key, text in words()], command=command,
+        provenance=(
+            f"{len(study.ids):,} images, {len(study.labels):,} classes, {analysis.resamples:,} bootstrap "
+            f"resamples, seed {analysis.seed}.{left}"
+        ),
+        files=[
+            {"name": name, "facts": [(key, _short(value)) for key, value in sorted(attrs.items())]}
+            for name, attrs in zip(study.names, study.attrs, strict=True)
+        ],
+        style=Markup((PAGE / "report.css").read_text("utf-8")),  # ours
+        lighter=[(dark[1:], light) for dark, light in LIGHTER.items()],
+    )  # fmt: skip
+
+
+def words() -> list[list[str]]:
+    """The page's glossary: [term, id, meaning]; the terms are those of docs/glossary.md."""
+    found: list[list[str]] = json.loads((PAGE / "words.json").read_text("utf-8"))
+    return found
 
 
 def text(value: object) -> str:
     """Anything as HTML text (or a quoted attribute): escaped, control codes and lone surrogates replaced."""
-    plain = "".join(c if c.isprintable() or c == " " else "\ufffd" for c in str(value))
-    return escape(plain)
+    return escape(str(_clean(str(value))))
 
 
-def _section(name: str, title: str, body: str) -> str:
-    return f'<section aria-labelledby="{name}"><h2 id="{name}">{text(title)}</h2>\n{body}</section>\n'
+def _clean(value: Any) -> Any:
+    """What the template prints, without control codes and lone surrogates; markup is left alone."""
+    if value is None or isinstance(value, Markup):
+        return value
+    return "".join(c if c.isprintable() or c == " " else "\ufffd" for c in str(value))
 
 
-def _figures(pictures: Sequence[Picture]) -> str:
-    parts = ['<div class="figures">\n']
-    for number, picture in enumerate(pictures):
-        wide = ' class="wide"' if picture.wide else ""
-        parts.append(
-            f"<figure{wide}>{inline_svg(picture.svg, f'f{number}-', picture.title)}"
-            f"<figcaption><strong>{text(picture.title)}.</strong> {text(picture.caption)}</figcaption>"
-            f"<details><summary>Numbers ({len(picture.rows)} rows)</summary>"
-            f'<div class="scroll">{table(picture.rows, picture.title)}</div></details></figure>\n'
+def tiles(analysis: Analysis) -> Iterator[dict[str, str]]:
+    """Four numbers of the race: how right, how much compute, how much less than what, how long."""
+    index = analysis.focus
+    row, run = summary_row(analysis, index), analysis.study.runs[index]
+    low, high = wilson(float(analysis.y.value[index]), len(analysis.study.ids))  # as in the sentence
+    right = {"accuracy": "right", "agreement": "answered as all orders do", "top5": "in the best five"}
+    yield {
+        "head": right[analysis.y_kind], "value": f"{100 * analysis.y.value[index]:.1f} %",
+        "about": f"95 % interval {100 * low:.1f} to {100 * high:.1f}; {len(analysis.study.ids):,} images",
+    }  # fmt: skip
+    everything = analysis.all_orders(index)
+    yield {
+        "head": X_KINDS[analysis.x_kind], "value": amount(float(analysis.x.value[index])),
+        "about": f"of {amount(everything)} for all {run.k_max} orders of every class" if everything else "",
+    }  # fmt: skip
+    got = analysis.savings[index]
+    if got is not None:
+        than = f"than {baseline_words(analysis, got.index)}" + (
+            ", the cheapest as good" if got.reached else ", the best of fixed K"
         )
-    return "".join(parts) + "</div>\n"
+        what, ratio = ("less", got.ratio) if got.ratio >= 1 else ("more", 1 / got.ratio)
+        ends = (got.low, got.high) if got.ratio >= 1 else (1 / got.high, 1 / got.low)
+        about = f"{than}; 95 % interval {times(ends[0])} to {times(ends[1])}"
+        yield {"head": f"{what} compute", "value": f"{times(ratio)}×", "about": about}
+    elif everything:
+        ratio = everything / float(analysis.x.value[index])
+        yield {"head": "less compute", "value": f"{times(ratio)}×", "about": "than all orders of every class"}
+    else:
+        yield {
+            "head": "orders an image",
+            "value": f"{row['k_mean']:.1f}",
+            "about": f"median {row['k_median']:g}",
+        }
+    kind = "measured" if row["seconds_kind"] == "measured" else "estimated from passes"
+    seconds = row["seconds"]
+    value = f"{1000 * seconds:.3g} ms" if seconds < 1 else f"{seconds:.3g} s"
+    yield {"head": "time an image", "value": value, "about": kind}
+
+
+def _figure(picture: Picture, number: int) -> dict[str, Any]:
+    table = shown_table(picture.name, picture.rows, picture.title)
+    return {
+        "title": picture.title, "caption": picture.caption, "wide": picture.wide, "table": table,
+        "svg": Markup(inline_svg(picture.svg, f"f{number}-", picture.title)), "left_out": table.left_out,
+        "rows": len(picture.rows),
+    }  # fmt: skip
 
 
 def inline_svg(svg: str, prefix: str, title: str) -> str:
@@ -162,51 +169,37 @@ def inline_svg(svg: str, prefix: str, title: str) -> str:
     svg = re.sub(r'\b(?:xlink:)?href="#', f'href="#{prefix}', svg)
     svg = svg.replace("url(#", f"url(#{prefix}")
     svg = svg.replace(INK, "currentColor").replace("#ffffff", "var(--page)")
-    for colour in _LIGHTER:
+    for colour in LIGHTER:
         svg = svg.replace(colour, f"var(--c{colour[1:]})")
     label = text(title)
     return re.sub(r"<svg\b", f'<svg role="img" aria-label="{label}"', svg, count=1).rstrip() + "\n"
 
 
-def _summary(analysis: Analysis) -> str:
-    """The table of accuracy, agreement, K, cost and saving."""
-    rows = [summary_row(analysis, i) for i in analysis.default.values()]
-    head = ("rule", "setting", "accuracy %", "agreement %", "K mean", "median", "95 %", "passes", "seconds",
-            "saving", "against", "against all")  # fmt: skip
-    cells = []
-    for row, index in zip(rows, analysis.default.values(), strict=True):
-        mark = ' class="focus"' if index == analysis.focus else ""
-        values = [
-            text(row["curve"]), text(row["setting"]), _share(row, "accuracy"), _share(row, "agreement"),
-            f"{row['k_mean']:.1f}", f"{row['k_median']:g}", f"{row['k_p95']:g}", amount(row["passes"]),
-            amount(row["seconds"]), _ratio(row, "saving"), text(row["saving_against"] or "–"),
+def _rules(analysis: Analysis) -> Shown:
+    """The table of accuracy, agreement, K, cost and saving, the race's row marked."""
+    heads = [
+        "rule", "setting", "accuracy %", "agreement %", "K mean", "passes", "seconds", "saving", "against",
+        "all orders",
+    ]  # fmt: skip
+    rows = []
+    for index in analysis.default.values():
+        row = summary_row(analysis, index)
+        rows.append({"focus": index == analysis.focus, "cells": [
+            row["curve"], row["setting"], share(row, "accuracy"), share(row, "agreement"),
+            f"{row['k_mean']:.1f}", amount(row["passes"]), amount(row["seconds"]), _ratio(row, "saving"),
+            row["saving_against"] or "–",
             "–" if math.isnan(row["saving_full"]) else f"{times(row['saving_full'])}×",
-        ]  # fmt: skip
-        cells.append(f"<tr{mark}>" + "".join(
-            f'<th scope="row">{v}</th>' if not n else f"<td{' class=n' if n not in (1, 10) else ''}>{v}</td>"
-            for n, v in enumerate(values)
-        ) + "</tr>\n")  # fmt: skip
-    heads = "".join(
-        f'<th scope="col"{" class=n" if n not in (0, 1, 10) else ""}>{text(h)}</th>'
-        for n, h in enumerate(head)
-    )
-    note = (
+        ]})  # fmt: skip
+    return Shown("", heads, rows, 2)
+
+
+def _rules_note(analysis: Analysis) -> str:
+    return (
         "Accuracy and agreement with Wilson's 95 % intervals, savings with bootstrap ones. A saving (in "
         f"{analysis.x_kind}) is against the cheapest fixed K, or screen alone, that has at least the rule's "
         f"{Y_KINDS[analysis.y_kind]}; below 1 the race costs more than that. The last column is "
         "against all orders. K is the orders used; seconds of replays are estimated from passes."
     )
-    return (
-        f'<div class="scroll"><table><thead><tr>{heads}</tr></thead>\n<tbody>{"".join(cells)}</tbody></table>'
-        "</div>"
-        f'<p class="soft">{text(note)}</p>\n'
-    )
-
-
-def _share(row: Mapping[str, Any], name: str) -> str:
-    if math.isnan(row[name]):
-        return "–"
-    return f"{100 * row[name]:.1f} [{100 * row[name + '_low']:.1f}, {100 * row[name + '_high']:.1f}]"
 
 
 def _ratio(row: Mapping[str, Any], name: str) -> str:
@@ -215,83 +208,21 @@ def _ratio(row: Mapping[str, Any], name: str) -> str:
     return f"{times(row[name])}× [{times(row[name + '_low'])}, {times(row[name + '_high'])}]"
 
 
-def table(rows: Sequence[Mapping[str, Any]], caption: str) -> str:
-    """Rows of plain values as an HTML table."""
-    if not rows:
-        return ""
-    heads = "".join(f'<th scope="col">{text(key)}</th>' for key in rows[0])
-    body = "".join("<tr>" + "".join(_cell(value) for value in row.values()) + "</tr>\n" for row in rows)
-    head = f"<caption>{text(caption)}</caption><thead><tr>{heads}</tr></thead>"
-    return f"<table>{head}\n<tbody>{body}</tbody></table>"
-
-
-def _cell(value: Any) -> str:
-    if isinstance(value, bool):
-        return f"<td>{'yes' if value else 'no'}</td>"
-    if isinstance(value, int | float):
-        return f'<td class="n">{"–" if math.isnan(value) else f"{value:.6g}"}</td>'
-    return f"<td>{text(value)}</td>"
-
-
-def _gallery(gallery: Gallery, labels: list[str]) -> str:
-    intro = (
-        f"Races of {gallery.curve} ({gallery.setting}). Lines are each class's mean log-likelihood less the "
-        "answer's, order by order (before the first all are equal); a line ends, with a dot, where its class "
-        "left. Blue is the answer, orange the true class where the answer is wrong."
-    )
-    parts = [f'<p class="soft">{text(intro)}</p>\n']
-    for title, races in (("Easiest", gallery.easy), ("Hardest", gallery.hard)):
-        if races:
-            items = "".join(_race(race, labels) for race in races)
-            parts.append(f'<h3>{title}</h3>\n<ul class="races">\n{items}</ul>\n')
-    return "".join(parts)
-
-
-def _race(race: RaceShown, labels: list[str]) -> str:
-    name = labels[race.answer]
-    wrong = race.truth >= 0 and race.truth != race.answer
-    small = " class=pixels" if race.picture.startswith("data:image/png") else ""
-    alt = f"a {race.label}" if race.label else "image without a label"
-    picture = (
-        f'<img{small} src="{race.picture}" alt="{text(alt)}">' if race.picture
-        else '<div class="blank" aria-hidden="true">no file</div>'
-    )  # fmt: skip
-    sure = "" if math.isnan(race.probability) else f" {_percent(race.probability)}"
-    verdict_ = (
-        f'<span class="bad">is {text(race.label)}</span>' if wrong else ("right" if race.truth >= 0 else "")
-    )
-    orders = f"{race.orders} order{'s' * (race.orders != 1)}, {amount(race.passes)} passes"
-    return (
-        f'<li><div class="top">{picture}<div><strong>{text(name)}</strong>{sure}<br>{verdict_}<br>{orders}'
-        f'<br><span class="name">{text(race.id)}</span></div></div>{race_svg(race, labels)}</li>\n'
-    )
+def _race(race: RaceShown, labels: list[str]) -> dict[str, Any]:
+    known = race.truth >= 0
+    return {
+        "answer": labels[race.answer],
+        "sure": "" if math.isnan(race.probability) else _percent(race.probability),
+        "truth": race.label if known else "", "wrong": known and race.truth != race.answer, "id": race.id,
+        "spent": f"{race.orders} order{'s' * (race.orders != 1)}, {amount(race.passes)} passes",
+        "picture": race.picture, "small": race.picture.startswith("data:image/png"),
+        "alt": f"a {race.label}" if race.label else "image without a label",
+        "svg": Markup(race_svg(race, labels)),
+    }  # fmt: skip
 
 
 def _percent(p: float) -> str:
-    return "&gt;99.9 %" if 0.9995 <= p < 1 else f"{100 * p:.1f} %"
-
-
-def _provenance(analysis: Analysis, command: str) -> str:
-    study = analysis.study
-    parts = [f"<p>This page was made by</p><pre>{text(command)}</pre>\n"]
-    left = (
-        f" {study.left_out:,} images that not all files share, or that failed, were left out."
-        if study.left_out
-        else ""
-    )
-    parts.append(
-        f'<p class="soft">{len(study.ids):,} images, {len(study.labels):,} classes, {analysis.resamples:,} '
-        f"bootstrap resamples, seed {analysis.seed}.{left}</p>\n"
-    )
-    for name, attrs in zip(study.names, study.attrs, strict=True):
-        rows = "".join(
-            f'<tr><th scope="row">{text(key)}</th><td class="wide">{text(_short(value))}</td></tr>\n'
-            for key, value in sorted(attrs.items())
-        )
-        parts.append(
-            f'<h3>{text(name)}</h3>\n<div class="scroll"><table><tbody>{rows}</tbody></table></div>\n'
-        )
-    return "".join(parts)
+    return ">99.9 %" if 0.9995 <= p < 1 else f"{100 * p:.1f} %"
 
 
 def _short(value: Any) -> str:

@@ -31,11 +31,13 @@ PICTURES = ("png", "svg", "pdf", "pgf")
 @dataclass(frozen=True)
 class Format:
     """Where a picture goes. width: inches. dpi: of PNG. paper: into a document that has the words around it:
-    no title, no note below, and text as text, in the document's font where the kind of file can."""
+    no title, no note below, and text as text, in the document's font where the kind of file can. note: a page
+    that has the words itself wants none below the picture."""
 
     width: float = WIDTH
     dpi: int = 300
     paper: bool = False
+    note: bool = True
 
 
 PAGE = Format()

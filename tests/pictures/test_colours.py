@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from anytime_cls.pictures import confusion, style
+from anytime_cls.pictures.report import LIGHTER
 
 SEEN = {
     "normal": np.eye(3),
@@ -63,6 +64,14 @@ def test_what_has_a_name_by_default_is_far_apart(seen):
     colours = [*style.LEADING, style.INK, style.FAINT, "#ffffff"]
     for a, b in combinations(colours, 2):
         assert distance(a, b, seen) > 20, (a, b)
+
+
+@pytest.mark.parametrize("seen", SEEN)
+def test_so_it_is_on_a_dark_page(seen):
+    """The report's own, lighter, colours there; its ink and paper are those of report.css."""
+    curves = [LIGHTER.get(colour.lower(), colour) for colour in style.LEADING]
+    for a, b in combinations([*curves, style.FAINT, "#e6e7e9", "#16181b"], 2):
+        assert distance(a, b, seen) > 18, (a, b)
 
 
 @pytest.mark.parametrize("seen", SEEN)

@@ -18,6 +18,7 @@ from anytime_cls.curves.live import live_curves
 from anytime_cls.curves.study import join
 from anytime_cls.pictures.gallery import RaceShown, choose, race_svg, running_gaps, thumbnail
 from anytime_cls.pictures.report import inline_svg, text
+from anytime_cls.pictures.report import words as glossary_words
 from anytime_cls.traces.read import Trace
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -82,8 +83,8 @@ def page(folder) -> Page:
 def test_all_there_is_is_there(page):
     said = page.text
     for words in (
-        "<em>Mine</em> & \"yours\"", "Curves", "Every rule at its default setting",
-        "Easiest and hardest images",
+        "<em>Mine</em> & \"yours\"", "The race (paired, δ = 0.05) gives the right answer on", "Every rule at",
+        "Races, from easy to hard", "Every curve", "Words", "passes per image",
         "Where the numbers come from", "anytime-cls plot full.h5 -o report.html", "model_sha256",
         "Classes left",
         "59 images", "1 images that not all files share, or that failed, were left out",
@@ -93,9 +94,44 @@ def test_all_there_is_is_there(page):
     for rule in ("fixed", "paired", "strict", "marginal", "funnel", "halving", "clark-jaini"):
         assert rule in said
     figures = [attrs for tag, attrs in page.tags if tag == "svg"]
-    assert len([a for a in figures if a.get("class") != "race"]) == 6
-    assert len([a for a in figures if a.get("class") == "race"]) == 12
-    assert sum(tag == "img" for tag, _ in page.tags) == 12
+    assert len([a for a in figures if a.get("class") != "race"]) == 7
+    assert len([a for a in figures if a.get("class") == "race"]) == 6
+    assert sum(tag == "img" for tag, _ in page.tags) == 6
+    assert said.index("The race (") < said.index("Accuracy against passes") < said.index("Races, from easy")
+    assert (
+        sum(attrs.get("class") == "tiles" for _, attrs in page.tags) == 1
+        and said.count("95 % interval ") >= 1
+    )
+
+
+def test_the_race_leads_and_the_rest_is_folded(folder, page):
+    """Two sentences and four tiles before the picture; what follows the gallery is in closed <details>."""
+    source = (folder / "report.html").read_text("utf-8")
+    words = re.search(r'<p class="lead">(.*?)</p>', source, re.DOTALL)[1]
+    assert len(re.findall(r"\.(?= [A-Z]|$)", words)) == 2
+    tiles = re.search(r'<ul class="tiles">(.*?)</ul>', source, re.DOTALL)[1]
+    assert tiles.count("<li>") == 4 == len(re.findall(r"<strong>[^<]*\d", tiles))
+    assert "<details open" not in source and source.count('<ul class="races">') == 1
+    folded = source[source.index('id="more"') :]
+    assert source.index('class="races"') < source.index('id="more"')
+    for table in re.finditer("<table", folded):
+        before = folded[: table.start()]
+        assert before.count("<details>") > before.count("</details>")
+
+
+def test_the_page_s_words_are_the_glossary_s(page):
+    glossary = (Path(__file__).parents[2] / "docs/glossary.md").read_text("utf-8")
+    known = {
+        word
+        for row in re.findall(r"^\| (\*\*.*?) \|", glossary, re.M)
+        for word in re.findall(r"\*\*(.*?)\*\*", row)
+    }
+    found = glossary_words()
+    assert {term for term, _, _ in found} - {"class"} <= known
+    assert len({key for _, key, _ in found}) == len(found) >= 10
+    for _, attrs in page.tags:
+        if attrs.get("href", "").startswith("#word-"):
+            assert attrs["href"][6:] in {key for _, key, _ in found}
 
 
 def test_it_is_offline_and_inert(page):
@@ -233,4 +269,49 @@ def test_a_browser_renders_it(folder, tmp_path):
     ink = (pixels.sum(axis=2) < 200).mean(axis=1) > 0
     assert ink[:200].any() and ink[1500:].any()  # from the heading on down
     dom = browse("--dump-dom", address, profile=tmp_path / "b").stdout
-    assert dom.count("<figure") == 6 and dom.count('class="race"') == 12 and "<em>" not in dom
+    assert dom.count("<figure") == 7 and dom.count('class="race"') == 6 and "<em>" not in dom
+
+
+FLAGS = (
+    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
+    "--disable-component-update", "--disable-sync",
+)  # fmt: skip
+# What is wider than the page, or hides a part of itself, with everything unfolded.
+OVERFLOW = """() => {
+  document.querySelectorAll("details").forEach((d) => { d.open = true; });
+  const width = document.documentElement.clientWidth, bad = [];
+  if (document.documentElement.scrollWidth > width) bad.push("the page");
+  for (const e of document.querySelectorAll("body *")) {
+    if (e.closest("svg") && e.tagName.toLowerCase() !== "svg") continue;
+    const box = e.getBoundingClientRect();
+    const out = box.width > 0 && (box.right > width + 0.5 || box.left < -0.5);
+    const hides = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
+    if (out || hides) bad.push(`${e.tagName} ${e.className} ${(e.textContent || "").slice(0, 40)}`);
+  }
+  return [width, document.querySelectorAll("table").length, bad];
+}"""
+
+
+@pytest.fixture(scope="module")
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if BROWSER is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+    with playwright.sync_playwright() as session:
+        opened = session.chromium.launch(executable_path=BROWSER, args=list(FLAGS))
+        yield opened
+        opened.close()
+
+
+@pytest.mark.parametrize("width", [1280, 400])
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_nothing_is_clipped(folder, browser, width, scheme):
+    """Everything unfolded, at a laptop's width and a phone's: no table, picture or word leaves the page."""
+    page = browser.new_page(viewport={"width": width, "height": 900}, color_scheme=scheme)
+    page.goto((folder / "report.html").as_uri())
+    wide = "() => { document.querySelector('figure').style.minWidth = '3000px'; }"
+    got = page.evaluate(OVERFLOW)
+    assert got[0] == width and got[1] >= 8 and got[2] == []
+    page.evaluate(wide)  # the measure sees what it is to see
+    assert any(line.startswith("FIGURE") for line in page.evaluate(OVERFLOW)[2])
+    page.close()
