@@ -232,7 +232,7 @@ def test_designs_in_one_picture(traces, monkeypatch, capsys):
     assert main(["plot", "m4.h5", "-o", "page.html", "--bootstrap", "0"]) == 0
     _, err = capsys.readouterr()
     assert "no fixed K over whole orders among these files" in err
-    assert "Hardest" in Path("page.html").read_text(encoding="utf-8")
+    assert "Races, from easy to hard" in Path("page.html").read_text(encoding="utf-8")
 
 
 def test_trace_info_says_how_long_a_pass_is(traces, capsys):
