@@ -21,8 +21,8 @@ def greyscale(picture: Array) -> Array:
 
 def sketch(picture: Array) -> Array:
     """Dark lines on white, as strong as the edge is: uint8 [S, S, 3]."""
-    side = len(picture)
-    level = filters.smooth(filters.grey(picture / 255.0), side / 64)
+    # a line of half a pixel at 32 is no line of four at 256
+    level = filters.smooth(filters.grey(picture / 255.0), 0.09 * np.sqrt(len(picture)))
     strength = np.hypot(*(ndimage.sobel(level, axis=axis, mode="nearest") for axis in (0, 1)))
     strength = strength / max(float(np.quantile(strength, 0.97)), 1e-3)
     return _bytes(np.repeat(1 - strength.clip(0, 1)[..., None] ** 0.8, 3, axis=2))
