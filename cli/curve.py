@@ -52,6 +52,11 @@ def curve(
         str | None,
         Option(metavar="DIR", show_default=False, help="Where the data set is; else CIFAR10_ROOT and such."),
     ] = None,
+    ids: Annotated[
+        str | None,
+        Option(metavar="FILE", show_default=False,
+               help="Only the images listed here, an id a line: a model of 'train' has its holdout.txt."),
+    ] = None,
     classes: option.Classes = None,
     seed: option.Seed = 0,
     workers: Annotated[int, Option(min=1, metavar="N", help="Processes on this machine.")] = 1,
@@ -78,12 +83,12 @@ def curve(
         raise Refused(f"{out}: -o takes a file ending in {', '.join(_ENDINGS)}")
     check_output("-o", out, overwrite=True)
     common: dict[str, Any] = {
-        "--model": model, "--limit": limit, "--root": root, "--classes": classes, "--seed": seed,
-        "--workers": workers, "--device": device, "--threads": threads,
+        "--model": model, "--limit": limit, "--root": root, "--ids": ids, "--classes": classes,
+        "--seed": seed, "--workers": workers, "--device": device, "--threads": threads,
     }  # fmt: skip
     where = out.with_name(out.name + ".traces")
     try:
-        card, data = _opened(model, dataset, root, classes, limit, seed)
+        card, data = _opened(model, dataset, root, ids, classes, limit, seed)
         steps = _steps(dataset, card, data, where, common, whole_orders)
         if estimate or not quiet:
             _announce(card, data, steps, device, threads)
@@ -117,14 +122,16 @@ class Step:
 
 
 def _opened(
-    model: str, dataset: str, root: str | None, classes: str | None, limit: int, seed: int
+    model: str, dataset: str, root: str | None, ids: str | None, classes: str | None, limit: int, seed: int
 ) -> tuple[ModelCard, Dataset]:
     """Raises ValueError in one line: no labels, no such model."""
     from anytime_cls.datasets.names import open_dataset
     from anytime_cls.models.zoo import read_card
 
     card = read_card(model)
-    data = open_dataset(dataset, card, root=root, classes=option.names(classes), limit=limit, seed=seed)
+    data = open_dataset(
+        dataset, card, root=root, classes=option.names(classes), ids=ids, limit=limit, seed=seed
+    )
     if not any(sample.label >= 0 for sample in data.samples):
         raise ValueError(f"{data.root}: its images have no labels, so there is no accuracy to draw")
     return card, data
