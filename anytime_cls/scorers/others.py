@@ -64,3 +64,45 @@ class OnePassConfig:
     def flops(self, steps: int = 1, classes: int = 1) -> float:
         """Of the pass, whatever the classes."""
         return self.of_pass
+
+
+@dataclass(frozen=True)
+class ScaleConfig:
+    """Shape of a :class:`~anytime_cls.scorers.next_scale.VAR`. d16: dim 1024, 16 layers, 16 heads."""
+
+    dim: int
+    n_layer: int
+    n_head: int
+    vocab_size: int
+    code_dim: int
+    sides: tuple[int, ...]  # places a side of every scale
+    n_classes: int
+
+    screens: ClassVar[Mapping[str, tuple[float, float]]] = {}
+    unit: ClassVar[str] = "nats"
+    joint: ClassVar[bool] = False
+
+    @property
+    def steps(self) -> int:
+        """Scales of a picture."""
+        return len(self.sides)
+
+    def positions(self, steps: int) -> int:
+        """Codes of the first scales."""
+        return sum(side * side for side in self.sides[:steps])
+
+    def draws(self, name: str, steps: int) -> Once:
+        """From coarse to fine, once. Raises ValueError for an order that it was never trained on."""
+        if name not in ("uniform", "raster"):
+            raise ValueError(f"this model reads scales from coarse to fine only, not in {name!r} orders")
+        return Once(name, steps)
+
+    def flops(self, steps: int | None = None, classes: int = 1) -> float:
+        """Multiply-adds × 2 of the first scales, for each class; of attention only what is looked at."""
+        sides = self.sides[: self.steps if steps is None else steps]
+        n, looks = self.positions(len(sides)), 0
+        for k, side in enumerate(sides):
+            looks += side * side * self.positions(k + 1)
+        block = n * 24 * self.dim**2 + 4 * self.dim * looks + 12 * self.dim**2
+        ends = 2 * n * self.dim * (self.vocab_size + self.code_dim) + 4 * self.dim**2
+        return classes * float(self.n_layer * block + ends)

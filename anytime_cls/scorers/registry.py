@@ -21,11 +21,12 @@ BUILT_IN = {  # lazily: "module:object", as an entry point says it
     "dit": "anytime_cls.models.others.dit:dit",
     "sit": "anytime_cls.models.others.dit:sit",
     "llamagen": "anytime_cls.models.others.llamagen:llamagen",
+    "var": "anytime_cls.models.others.var:var",
     "timm": "anytime_cls.models.others.references:timm",
     "efficientnet": "anytime_cls.models.others.references:lite0",
 }
 # of the built-in ones, those named METHOD:SOURCE: of other people's weights, and another use of our own
-OTHERS = ("dit", "sit", "llamagen", "timm", "masked")
+OTHERS = ("dit", "sit", "llamagen", "var", "timm", "masked")
 
 
 @lru_cache(maxsize=1)

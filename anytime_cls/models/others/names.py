@@ -84,8 +84,15 @@ LLAMAGEN = {
     )
     for size, parameters in (("b", 110_888_448), ("l", 342_910_976))
 }
-PUBLISHED: dict[str, Published] = DIT | LLAMAGEN | REFERENCES
-ENCODERS: dict[str, HubFile | Folder] = {"sd-vae-ft-ema": VAE}
+VAR_VAE = HubFile("FoundationVision/var", "vae_ch160v4096z32.pth")  # the tokenizer of all of VAR's
+VAR = {
+    f"var-d{depth}": Published(
+        "var", (HubFile("FoundationVision/var", f"var_d{depth}.pth"), VAR_VAE), "MIT", numbers
+    )
+    for depth, numbers in ((16, 310_283_520), (20, 600_917_136), (24, 1_033_399_360), (30, 2_010_020_356))
+}
+PUBLISHED: dict[str, Published] = DIT | LLAMAGEN | VAR | REFERENCES
+ENCODERS: dict[str, HubFile | Folder] = {"sd-vae-ft-ema": VAE, "var-vae": VAR_VAE}
 
 
 def is_other(name: str) -> bool:
