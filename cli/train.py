@@ -43,6 +43,15 @@ def train(
             "none for more.",
         ),
     ] = "",
+    method: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="any-order, or a model to compare such a one with, on the tokens of --from MODEL and of its "
+            "size: raster (one order), dit (diffusion on its latents), discriminative (its transformer with "
+            "a class output), head (a small read-out).",
+        ),
+    ] = "any-order",
     name: Annotated[str, typer.Option(help="The model's name; the output folder's by default.")] = "",
     resume: Annotated[bool, typer.Option("--resume", help="Go on from the checkpoints in --out.")] = False,
     preset: Annotated[
@@ -225,6 +234,13 @@ def train(
     fields = _fields(context, preset, layout, tokens, image_size, dim, levels, stages)
     scoring = Scoring(calibration_images, test_images, max_orders)
     bars = show.Bars(Console(stderr=True))
+    if method != "any-order":
+        notes, typed_fields = (
+            {"license": license},
+            fields | ({"seed": seed} if typed(context, "seed") else {}),
+        )
+        what = (dataset, out, method, start, typed_fields, name, notes, scoring)
+        return _peer(bars, *what, device, resume, limit or None)
     try:
         before = begun_recipe(out, fields | {"seed": seed}) if resume else None
         chosen = named(before.start) if before and not start else chosen_start(seen, start, fields)
@@ -260,6 +276,45 @@ def train(
         bars.progress.stop()
         return complain(f"interrupted: the same command with --resume goes on from {out}", INTERRUPTED)
     return _tell(out, seen, scoring, bars)
+
+
+def _peer(
+    bars: Any, dataset: Path, out: Path, method: str, start: str, fields: dict[str, Any], name: str,
+    notes: dict[str, str], scoring: Any, device: str, resume: bool, limit: int | None,
+) -> int:  # fmt: skip
+    """Train a model to compare an any-order one with."""
+    from anytime_cls.engine.device import choose_device
+    from anytime_cls.models.card import DEFAULT_MODEL
+    from anytime_cls.training.peer_model import METHODS, peer_recipe, train_peer
+    from anytime_cls.training.recipe import class_names
+    from anytime_cls.training.settle import OF_START
+    from anytime_cls.training.start import load_start, read_start
+
+    from .show.train import after_peer
+
+    if method not in METHODS:
+        raise Refused(f"unknown --method {method!r}: choose from any-order, {', '.join(METHODS)}")
+    if own := sorted(({*OF_START} - {"epochs"}) & fields.keys()):
+        raise Refused(f"--method {method} has the sizes of --from MODEL: leave {own[0]} out")
+    try:
+        begun = read_start(start or DEFAULT_MODEL)
+        recipe, where = peer_recipe(begun, fields), choose_device(device)
+        bars.say(f"{method} on the tokens of {begun.name}, of its size and with its training FLOPs")
+        with bars.progress:
+            card = train_peer(
+                dataset, out, method, load_start(begun, where), recipe, name=name or out.resolve().name,
+                labels=lambda folders: class_names(dataset, folders), notes=notes, scoring=scoring,
+                device=where, resume=resume, limit=limit, report=bars.report,
+                progress=lambda stage, done, total: bars.show(stage, done, total, "images scored in full"),
+            )  # fmt: skip
+    except ValueError as error:
+        raise Refused(str(error)) from None
+    except KeyboardInterrupt:
+        bars.progress.stop()
+        return complain(f"interrupted: the same command with --resume goes on from {out}", INTERRUPTED)
+    for line in after_peer(card, out):
+        bars.say(line)
+    return 0
 
 
 def _fields(

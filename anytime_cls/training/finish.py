@@ -104,7 +104,7 @@ def finish(
         if "metrics" in card.fields or not scoring.calibration_images:
             return card
         device = str(next(model.parameters()).device)
-        sweep = partial(_full_trace, seed=recipe.seed, device=device, progress=progress)
+        sweep = partial(full_trace, seed=recipe.seed, device=device, progress=progress)
         if card.fitted.race is None:
             _recommend(card, held_out, scoring, sweep)
             card = read_card(out)
@@ -174,7 +174,7 @@ def _recommend(card: ModelCard, held_out: Dataset, scoring: Scoring, sweep: Call
     write_json(card.path / "model.json", {**card.fields, "race": race})
 
 
-def _full_trace(
+def full_trace(
     card: ModelCard, stage: str, images: Dataset, limit: int, options: RaceOptions, *, seed: int, device: str,
     progress: Callable[[str, int, int], None],
 ) -> Trace:  # fmt: skip

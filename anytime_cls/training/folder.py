@@ -75,12 +75,12 @@ def begun_recipe(out: Path, typed: Mapping[str, Any]) -> Recipe | None:
     if not marker.exists():
         return None
     known = {field.name for field in dataclasses.fields(Recipe)}
-    saved = {key: _tuple(value) for key, value in _read(marker).items() if key in known}
+    saved = {key: as_tuple(value) for key, value in _read(marker).items() if key in known}
     return Recipe(**{**saved, **typed})
 
 
-def _tuple(value: Any) -> Any:
-    return tuple(_tuple(inner) for inner in value) if isinstance(value, list) else value
+def as_tuple(value: Any) -> Any:
+    return tuple(as_tuple(inner) for inner in value) if isinstance(value, list) else value
 
 
 def is_finished(out: Path) -> bool:

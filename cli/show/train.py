@@ -101,6 +101,17 @@ def after(card: ModelCard, out: Path, chance: float, needed: str, photo: str) ->
     return [*lines, f"next: anytime-cls classify {shlex.quote(photo)} --model {shlex.quote(str(out))}"]
 
 
+def after_peer(card: ModelCard, out: Path) -> list[str]:
+    """How often a model that others are compared with is right, and the command to compare it."""
+    lines = [f"{out}: model {card.name!r} ({card.method})"]
+    for k, row in card.fields.get("metrics", {}).get("accuracy_at_k", {}).items():
+        right = percent_interval(row["value"], row["low"], row["high"])
+        drawn = "1 draw" if k == "1" else f"{k} draws"
+        lines.append(f"  {drawn}: {right} of {row['n']} {card.fields['metrics']['measured_on']}")
+    like = card.fields["like"]["model"]
+    return [*lines, f"next: anytime-cls compare DATA --models {shlex.quote(like)},{shlex.quote(str(out))}"]
+
+
 def _time(seconds: float) -> str:
     if seconds < 90:
         return f"{max(1, round(seconds))} s"
