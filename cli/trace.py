@@ -125,7 +125,8 @@ def export(
 
     Rows are images: the columns of docs/trace.md, and the names of label and prediction. With --scores they
     are log-likelihoods in the order they were scored: id, order, cls (index of the class), cls_name, prefix,
-    round, value (nats); a trace may then be larger than memory. Parquet needs pandas and pyarrow.
+    round, value (nats), and covariate where draws have one; a trace may then be larger than memory. Parquet
+    needs pandas and pyarrow.
 
     \b
     Example: anytime-cls trace export run.h5 -o images.csv

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -53,6 +54,7 @@ class Job:
     _partial: list[tuple[np.ndarray, np.ndarray]] = field(
         default_factory=list
     )  # (classes, values [n, prefixes + 1]) of a begun order
+    _covariates: dict[int, float] = field(default_factory=dict)  # order → its draw's, where it has one
     _bought: tuple[int, int] = (-1, -1)  # (round, order) already charged to the budget
 
     @property
@@ -127,13 +129,17 @@ class Job:
         """Log-likelihoods [C] of so many tokens of the first order, all that its budget allowed."""
         # a first order that was begun may have recorded this prefix of some classes: not twice
         self.records = [record for record in self.records if record.prefix != prefix]
-        self.records.append(Record(0, np.arange(len(values)), prefix, self._round, values))
+        covariate = self._covariates.get(0, math.nan)
+        self.records.append(Record(0, np.arange(len(values)), prefix, self._round, values, covariate))
         self.race.record_prefix(values)
 
     def piece(self, order: int, classes: np.ndarray) -> Piece:
         """What the scorer is given: a draw of this image, for some classes of its race."""
         encoded = self.encoded if self.views is None else self.views.encoded(order)
-        return Piece(encoded, self.draws.at(self.seed, self.content, order), self.classes[classes])
+        draw = self.draws.at(self.seed, self.content, order)
+        if not math.isnan(draw.covariate):
+            self._covariates[order] = draw.covariate
+        return Piece(encoded, draw, self.classes[classes])
 
     def columns(self) -> tuple[int, ...]:
         """Tokens after which the next pass's log-likelihoods are wanted."""
@@ -147,4 +153,5 @@ class Job:
         values = np.concatenate([some for _, some in self._partial])
         self._partial.clear()
         for column, prefix in enumerate(self.columns()):
-            self.records.append(Record(order, classes, prefix, self._round, values[:, column]))
+            covariate = self._covariates.get(order, math.nan)
+            self.records.append(Record(order, classes, prefix, self._round, values[:, column], covariate))

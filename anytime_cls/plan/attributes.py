@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import asdict
 from typing import Any
 
@@ -58,6 +59,7 @@ def provenance(
         "plan": write(plan),
         "method": plan.method,
         "unit": shape.unit,
+        "covariate": None if math.isnan(plan.draws.at(plan.seed, b"", 0).covariate) else True,
         "keyed": True,  # its draws can be made again from (seed, content, k)
         "flops_steps": recorded,
         "flops_shared": [2 * shape.flops(step, 1) - shape.flops(step, 2) for step in recorded],

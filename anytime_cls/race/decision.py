@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,3 +79,4 @@ class Record:
     prefix: int  # tokens: all of them for a whole order; SCREENED for a screen, whose number `order` is
     round: int  # which request of its race this answers, from 0: a stage between two looks
     values: np.ndarray  # float64 [n], nats, each a float32's value
+    covariate: float = math.nan  # of the draw, where it has one

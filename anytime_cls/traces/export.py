@@ -70,11 +70,13 @@ def export_scores_csv(trace: Trace, path: str | Path, images: Images | None = No
     try:
         with open(path, "w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
-            writer.writerow(COLUMNS)
+            extra = ("covariate",) if trace.attrs.get("covariate") else ()
+            writer.writerow((*COLUMNS, *extra))
             for image, scores in trace if images is None else images:
                 cls = scores.cls.tolist()
                 columns = (scores.order.tolist(), cls, [names[c] for c in cls], scores.prefix.tolist(),
-                           scores.round.tolist(), scores.value.tolist())  # fmt: skip
+                           scores.round.tolist(), scores.value.tolist(),
+                           *(getattr(scores, name).tolist() for name in extra))  # fmt: skip
                 writer.writerows(zip(itertools.repeat(_utf8(image.id), len(cls)), *columns, strict=True))
                 count += len(cls)
     except OSError as error:
@@ -95,7 +97,8 @@ def export_scores_parquet(trace: Trace, path: str | Path, images: Images | None 
 
     text = pa.dictionary(pa.int32(), pa.string())
     types = (text, pa.uint16(), pa.uint16(), text, pa.uint16(), pa.uint16(), pa.float32())
-    schema = pa.schema(list(zip(COLUMNS, types, strict=True)))
+    extra = [("covariate", pa.float32())] if trace.attrs.get("covariate") else []
+    schema = pa.schema([*zip(COLUMNS, types, strict=True), *extra])
     names = pa.array([_utf8(label) for label in trace.labels], pa.string())
 
     def table(held: list[tuple[str, Scores]]) -> Any:
@@ -112,6 +115,7 @@ def export_scores_parquet(trace: Trace, path: str | Path, images: Images | None 
             column("prefix"),
             column("round"),
             column("value", np.float32),
+            *(column(name, np.float32) for name, _ in extra),
         ]
         return pa.table(columns, schema=schema)
 

@@ -22,7 +22,7 @@ import numpy as np
 from anytime_cls.files import sync
 from anytime_cls.traces.hdf5 import _STRINGS, _cannot_write
 from anytime_cls.traces.read import Trace
-from anytime_cls.traces.schema import _COLUMNS, _IMAGE, _ROW
+from anytime_cls.traces.schema import _IMAGE, row_type
 
 _CHUNK = 1 << 16  # score rows a chunk on disk: 128 or 256 KiB a column before compression
 
@@ -57,11 +57,12 @@ def _publish(final: Path, attrs: Mapping[str, Any], labels: Sequence[str], image
                     group = file.create_group("scores")
                     offsets = np.concatenate([[0], np.cumsum(counts, dtype=np.int64)])
                     _column(group, "offsets", "<i8", offsets)
-                    for name in _COLUMNS:
-                        _dataset(group, name, int(offsets[-1]), _ROW[name], _CHUNK)
+                    kinds = row_type(attrs)
+                    for name in kinds.names or ():
+                        _dataset(group, name, int(offsets[-1]), kinds[name], _CHUNK)
                     at = 0
                     for slab in _slabs(blocks):
-                        for name in _COLUMNS:
+                        for name in kinds.names or ():
                             group[name][at : at + len(slab)] = slab[name]
                         at += len(slab)
                         sink.check()

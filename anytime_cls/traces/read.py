@@ -21,14 +21,13 @@ from anytime_cls.traces.hdf5 import (
     _read,
 )
 from anytime_cls.traces.schema import (
-    _COLUMNS,
     _IMAGE,
     _LATER,
-    _ROW,
     READ_VERSIONS,
     ImageRow,
     Scores,
     TraceError,
+    row_type,
 )
 from anytime_cls.traces.valid import (
     attributes,
@@ -98,9 +97,9 @@ class Trace:
                 kind = object if isinstance(nothing, str) else type(nothing)
                 table.setdefault(name, np.full(count, nothing, kind))
             check_images(table, len(self.labels))
-            rows = len(column(scores, "value", _ROW["value"].str))
-            for name in _COLUMNS:
-                column(scores, name, _ROW[name].str, rows)
+            rows, kinds = len(column(scores, "value", "<f4")), row_type(self.attrs)
+            for name in kinds.names or ():
+                column(scores, name, kinds[name].str, rows)
             ends = offsets(scores, count, rows)
         except TraceError:
             raise
@@ -209,7 +208,7 @@ class Trace:
         self.close()
 
     def _drop(self, number: int) -> None:
-        for name in _COLUMNS:
+        for name in row_type(self.attrs).names or ():
             self._columns.pop((number, name), None)
         self._open.pop(number).close()
 
@@ -234,11 +233,11 @@ class Trace:
         return TraceError(f"{file} is damaged or not a trace{hint} ({' '.join(str(error).split())})")
 
     def _rows(self, number: int, start: int, stop: int) -> np.ndarray:
-        rows = np.empty(stop - start, _ROW)
+        rows = np.empty(stop - start, row_type(self.attrs))
         if stop > start:
             file = self._file(number)
             try:
-                for name in _COLUMNS:
+                for name in rows.dtype.names or ():
                     if (number, name) not in self._columns:  # kept open: HDF5's chunk cache goes with it
                         self._columns[number, name] = file["scores"][name]
                     rows[name] = self._columns[number, name][start:stop]
@@ -261,4 +260,4 @@ class Trace:
 
 
 def _scores(rows: np.ndarray) -> Scores:
-    return Scores(*[rows[name] for name in _COLUMNS])
+    return Scores(*[rows[name] for name in rows.dtype.names or ()])

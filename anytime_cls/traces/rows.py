@@ -63,10 +63,12 @@ def scores_of(decision: Decision) -> Scores:
     if not records:
         return Scores.empty()
     sizes = [len(record.classes) for record in records]
+    covariates = [record.covariate for record in records]
     return Scores(
         order=np.repeat([record.order for record in records], sizes),
         cls=np.concatenate([record.classes for record in records]),
         prefix=np.repeat([record.prefix for record in records], sizes),
         round=np.repeat([record.round for record in records], sizes),
         value=np.concatenate([record.values for record in records]),
+        covariate=None if all(map(math.isnan, covariates)) else np.repeat(covariates, sizes),
     )

@@ -26,12 +26,18 @@ _MEANING = {"dataset_fingerprint": "the images chosen, or their labels, differ",
             "priors": "the model was calibrated anew"}  # fmt: skip
 _ROW = np.dtype([("order", "<u2"), ("cls", "<u2"), ("prefix", "<u2"), ("round", "<u2"), ("value", "<f4")])
 _COLUMNS = tuple(_ROW.names or ())
+_WITH_COVARIATE = np.dtype([*_ROW.descr, ("covariate", "<f4")])
 _IMAGE = {"index": "<i8", "id": "str", "path": "str", "label": "<i8", "prediction": "<i8", "orders": "<i8",
           "passes": "<i8", "token_fraction": "<f8", "seconds": "<f8", "stop": "str", "probability": "<f8",
           "error": "str", "content": "str", "flops": "<f8", "size": "<i8", "modified": "<i8",
           "evidence": "<f8"}  # fmt: skip
 # columns that schema 1 has not, or the first traces of schema 2, and what stands for them
 _LATER = {"content": "", "flops": 0.0, "size": 0, "modified": 0, "evidence": 0.0}
+
+
+def row_type(attrs: Mapping[str, Any]) -> np.dtype:
+    """The columns of a trace's scores: those of every trace, and `covariate` where its draws have one."""
+    return _WITH_COVARIATE if attrs.get("covariate") else _ROW
 
 
 class TraceError(ValueError):
@@ -76,7 +82,8 @@ class Scores:
     order: index of the order, from 0. cls: index into the trace's labels. prefix: tokens scored (all of them
     for a whole order; 0: a screen's estimate, `order` its place in attribute `screens`). round: batch round
     of the race. value: nats, float64, exactly representable in float32 (so stored without loss) and not NaN.
-    Integers are 0 to 65535. Raises TraceError for anything else.
+    Integers are 0 to 65535. covariate: of the draw (a diffusion draw's t, how many tokens a masked one
+    revealed), kept as float32; None where draws have none. Raises TraceError for anything else.
     """
 
     order: np.ndarray
@@ -84,6 +91,7 @@ class Scores:
     prefix: np.ndarray
     round: np.ndarray
     value: np.ndarray
+    covariate: np.ndarray | None = None
 
     def __post_init__(self) -> None:
         n = np.size(self.value)
@@ -100,6 +108,11 @@ class Scores:
                 kind = "float32 values without NaN" if name == "value" else "whole numbers from 0 to 65535"
                 raise TraceError(f"scores: {name} must be {kind}")
             object.__setattr__(self, name, column)
+        if self.covariate is not None:
+            given = np.asarray(self.covariate)
+            if given.shape != (n,) or given.dtype.kind not in "iuf":
+                raise TraceError(f"scores: covariate must be {n} numbers")
+            object.__setattr__(self, "covariate", given.astype(np.float32).astype(np.float64))
 
     def __len__(self) -> int:
         return len(self.value)

@@ -55,6 +55,7 @@ class Provenance(Struct):
     priors: str | None = None
     calibrated: str | None = None
     plan: str | None = None
+    covariate: bool = False
 
 
 def attributes(group: h5py.Group) -> dict[str, Any]:

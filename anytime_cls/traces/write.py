@@ -33,11 +33,11 @@ from anytime_cls.traces.read import _BLOCK, Trace
 from anytime_cls.traces.schema import (
     _COLUMNS,
     _IMAGE,
-    _ROW,
     ImageRow,
     Scores,
     TraceError,
     _must_match,
+    row_type,
 )
 
 
@@ -175,7 +175,9 @@ class TraceWriter:
             raise TraceError(f"image {row.id!r}: screen {screened.max()}, which the trace does not name")
         if len(np.unique((scores.order << 32) | (scores.cls << 16) | scores.prefix)) < len(scores):
             raise TraceError(f"image {row.id!r}: the same order, class and prefix is scored twice")
-        rows = np.empty(len(scores), _ROW)
+        rows = np.empty(len(scores), row_type(self.attrs))
+        if "covariate" in (rows.dtype.names or ()):
+            rows["covariate"] = np.nan if scores.covariate is None else scores.covariate
         for name in _COLUMNS:
             rows[name] = getattr(scores, name)
         if not self._images:

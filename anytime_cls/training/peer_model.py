@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -229,10 +230,10 @@ def _measured(
     sweep = partial(full_trace, options=options, seed=seed, device=str(device), progress=progress)
     with sweep(card, "calibration", held_out, scoring.calibration_images) as trace:
         source, scores, label = labelled(trace)
-        if source.k_max > source.block:
-            fitted = fit_trace(trace)
-        else:
-            fitted = {"temperature": fit_temperature(scores.mean(axis=1), label)}
+        fitted = {"temperature": fit_temperature(scores.mean(axis=1), label)}
+        if scores.shape[1] > 1:
+            with suppress(ValueError):  # too few images for a prior: bounds then need none
+                fitted = fit_trace(trace)
         kind = "held-out training images"
     store_calibration(card, {**fitted, "calibration_images": len(label)}, replace_priors=True)
     if test is not None:

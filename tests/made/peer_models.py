@@ -12,10 +12,12 @@ from anytime_cls.models.load import save_model
 from anytime_cls.scorers.dit import DiT
 from anytime_cls.scorers.peers import DiscriminativeConfig, DiTConfig, HeadConfig, RasterConfig
 from anytime_cls.scorers.reader import Discriminative, Head
+from anytime_cls.scorers.shapes import SigmaConfig
 from anytime_cls.scorers.sigma import SigmaGPT
 from anytime_cls.tokenizers.fsq import FSQConfig, FSQTokenizer
 
 LABELS = ["ant", "bee", "cat", "dog"]
+BASE = "sigma"  # the any-order model that they are compared with
 KINDS = ("raster", "discriminative", "head", "diffusion")
 
 
@@ -26,6 +28,7 @@ def network(kind: str, codes: int = 512, channels: int = 3, places: int = 64) ->
     with torch.random.fork_rng():
         torch.manual_seed(5)
         made: dict[str, nn.Module] = {
+            BASE: SigmaGPT(SigmaConfig(**blocks)),
             "raster": SigmaGPT(RasterConfig(**blocks)),
             "discriminative": Discriminative(DiscriminativeConfig(**blocks)),
             "head": Head(HeadConfig(16, **sizes)),
@@ -44,6 +47,7 @@ def write(kind: str, path: Path) -> Path:
     with torch.random.fork_rng():
         torch.manual_seed(1)
         tokenizer = FSQTokenizer(FSQConfig(widths=(8, 8, 8), blocks=(1, 1, 1)))
+        nn.init.normal_(tokenizer.to_code.weight, std=3.0)  # so that tokens differ
     state = net.reference_state() if isinstance(net, SigmaGPT) else net.state_dict()
     config: Any = net.config
     fields = {
