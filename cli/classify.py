@@ -262,7 +262,7 @@ class Session:
                 self._answer(item, Failure(item.error or ""), alone)
                 continue
             with LiveRace(self.show.console, self.classifier) as live:
-                live.begin(item.name)
+                live.begin(item.name, item.source)
                 try:
                     result = self.classifier.classify(item.source, self.plan, live.update)
                 except ImageError as error:

@@ -22,7 +22,7 @@ def race_timed(engine: Engine, job: Job, on_update: Callable[[Job], None] | None
     assert job.budget is not None
     spending = job.spending = Spending(job.budget, engine.cost, engine.n_tokens, job.started)
     begin(engine, job)
-    if on_update is not None and job.screens:
+    if on_update is not None and job.race.estimated:
         on_update(job)
     while not job.finished():
         engine.settle(spending.left)

@@ -71,6 +71,8 @@ class Window:
         began = time.perf_counter()
         begin(engine, job)
         job.seconds += time.perf_counter() - began
+        if self.on_update is not None and job.race.estimated:
+            self.on_update(job)  # a screen's answer is the first there is to see
         if self.pad:
             self._join(job)
         self.active.append((begun, job))

@@ -9,9 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions
 from rich.live import Live
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TimeRemainingColumn
@@ -21,6 +22,7 @@ from rich.text import Text
 
 from ..errors import readable
 from .output import amount, count, duration
+from .tokens import Tokens, picture_of
 
 if TYPE_CHECKING:
     from anytime_cls.classifier import AnytimeClassifier
@@ -33,6 +35,7 @@ SHARE = 0.03  # of the time, at most, goes into making frames,
 WAITING = 0.25  # and into a terminal that is slow to take them
 ALL = 20  # up to so many classes all are drawn, in the model's order; of more, the best `BEST`
 BEST = 12
+ROOM = 56  # columns that the bars need at least, beside the picture's tokens
 LEADER_AT = 0.8  # where the leader's mean is, as a share of the bar's room: its upper bound goes beyond
 
 PLAIN, DIM, BOLD = Style(), Style(dim=True), Style(bold=True)
@@ -61,6 +64,7 @@ class LiveRace:
         self.drawing = 0.0  # CPU seconds spent on frames so far
         self._name = ""
         self._next = 0.0
+        self._tokens: Tokens | None = None
         self._live = Live(
             console=console, auto_refresh=False, transient=True, vertical_overflow="crop",
             redirect_stdout=False, redirect_stderr=False,
@@ -75,9 +79,15 @@ class LiveRace:
     ) -> None:
         self._live.stop()
 
-    def begin(self, name: str) -> None:
-        """A new image: nothing is scored yet."""
+    def begin(self, name: str, source: Any = None) -> None:
+        """A new image: nothing is scored yet. source: the picture, to show its tokens where there are colours
+        for them; read before the race's clock runs."""
         self._name, self._next = readable(name), 0.0
+        card, steps = self.classifier.card, self.classifier.engine.n_tokens
+        self._tokens = None
+        if source is not None and self.console.color_system in ("256", "truecolor"):
+            pixels = picture_of(source, card.image_size, steps)
+            self._tokens = None if pixels is None else Tokens(steps, pixels)
         self._live.update(Frame([[Segment(f"{self._name}: reading", DIM)]]), refresh=True)
 
     def update(self, job: Job) -> None:
@@ -85,7 +95,7 @@ class LiveRace:
         began, busy = time.perf_counter(), time.thread_time()
         if began < self._next:
             return
-        lines = picture(job, self.classifier.labels, self.console.width, self._name)
+        lines = picture(job, self.classifier.labels, self.console.width, self._name, self._tokens)
         self._live.update(Frame(lines), refresh=True)
         ended, busy = time.perf_counter(), time.thread_time() - busy
         self.frames += 1
@@ -113,8 +123,12 @@ def progress_bar(console: Console, classifier: AnytimeClassifier, redirect: bool
     )  # fmt: skip
 
 
-def picture(job: Job, labels: list[str], width: int, name: str) -> list[Line]:
-    """One frame, no line wider than `width` columns."""
+def picture(job: Job, labels: list[str], width: int, name: str, tokens: Tokens | None = None) -> list[Line]:
+    """One frame, no line wider than `width` columns. tokens: drawn at its right, where there is room."""
+    if tokens is not None and width - tokens.width - 2 >= ROOM:
+        tokens.take(job)
+        left = width - tokens.width - 2
+        return _beside(picture(job, labels, left, name), tokens.lines(), left + 2)
     race, spending = job.race, job.spending
     alive = int(race.alive.sum())
     head = f"{name}  {count(race.orders, 'order')} of {race.k_max * race.block}"
@@ -129,6 +143,18 @@ def picture(job: Job, labels: list[str], width: int, name: str) -> list[Line]:
         lines.append(_clock(spending, job.budget, width))
     lines.append([])
     return lines + _bars(job, labels, width)
+
+
+def _beside(left: list[Line], right: list[Line], at: int) -> list[Line]:
+    """Lines with others to their right, which begin in column `at`."""
+    out: list[Line] = []
+    for row in range(max(len(left), len(right))):
+        line = list(left[row]) if row < len(left) else []
+        if row < len(right):
+            used = sum(cell_len(segment.text) for segment in line)
+            line = [*line, Segment(" " * max(0, at - used)), *right[row]]
+        out.append(line)
+    return out
 
 
 def _clock(spending: Spending, budget: Budget | None, width: int) -> Line:
