@@ -20,6 +20,7 @@ import numpy as np
 
 from anytime_cls.files import cache_folder, replace_file
 
+LATE = 0.97  # of the recent batches: all but the latest of 32, since one stall of a machine is no rule
 UNSURE = 1.25  # times what is expected: a cautious estimate before there are
 ENOUGH = 4  # observations
 SLOW = 0.5  # seconds of a single pass from which dozens of them are too many to learn from
@@ -47,6 +48,8 @@ class CostModel:
     overhead: float = 0.0
     slope: float = 0.0
     _ratios: deque[float] = field(default_factory=lambda: deque(maxlen=32))
+    _late: deque[float] = field(default_factory=lambda: deque(maxlen=32))  # seconds, of the same batches
+    _rest: deque[float] = field(default_factory=lambda: deque(maxlen=32))  # seconds between two batches
     _affine: dict[int, tuple[float, float]] = field(default_factory=dict)  # prefix → (a, b) of its FLOPs
 
     def affine(self, prefix: int) -> tuple[float, float]:
@@ -79,19 +82,45 @@ class CostModel:
 
     def seconds(self, rows: int, prefix: int) -> float:
         """A cautious estimate of a batch: rarely exceeded, seconds."""
-        caution = max(1.05, float(np.quantile(self._ratios, 0.9))) if len(self._ratios) >= ENOUGH else UNSURE
+        enough = len(self._ratios) >= ENOUGH
+        caution = max(1.05, float(np.quantile(self._ratios, 0.9))) if enough else UNSURE
         return caution * self.expected(rows, prefix)
+
+    def latest(self, rows: int, prefix: int) -> float:
+        """The same for a batch after which nothing can be made up for: hardly ever exceeded.
+
+        A machine that is busy with something else stalls a batch for a while, whatever its size: to what the
+        batch takes comes what the last ones were late by, all of `LATE` of them.
+        """
+        expected = self.expected(rows, prefix)
+        if len(self._ratios) < ENOUGH:
+            return self.seconds(rows, prefix)
+        usual, most = np.quantile(self._ratios, (0.5, LATE))
+        late = float(np.quantile(self._late, LATE)) if self._late else 0.0
+        return max(float(most) * expected, float(usual) * expected + late, self.seconds(rows, prefix))
 
     def observe(self, rows: int, prefix: int, seconds: float) -> None:
         """Learn from a batch that was run."""
         expected = self.expected(rows, prefix)
         if expected > 0:
+            usual = float(np.median(self._ratios)) if self._ratios else 1.0
+            self._late.append(seconds - usual * expected)
             self._ratios.append(seconds / expected)
+
+    def observe_rest(self, seconds: float) -> None:
+        """Learn what came between a batch and the next: looks, and a picture of the race."""
+        self._rest.append(seconds)
+
+    @property
+    def rest(self) -> float:
+        """What is rarely exceeded between two batches, seconds."""
+        return float(np.quantile(self._rest, LATE)) if self._rest else 0.0
 
     def correct(self, rows: int, prefix: int, seconds: float) -> None:
         """Forget what was observed for the sake of a batch that was timed just now."""
         if self.expected(rows, prefix) > 0:
             self._ratios.clear()
+            self._late.clear()
             self._ratios.extend([UNSURE * seconds / self.expected(rows, prefix)] * ENOUGH)
 
     def rows_within(self, seconds: float, prefix: int) -> int:

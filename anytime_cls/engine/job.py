@@ -14,7 +14,7 @@ from anytime_cls.engine.encoded import Views
 from anytime_cls.engine.spending import Spending
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.decision import SCREENED, Record
-from anytime_cls.race.race import Race
+from anytime_cls.race.race import Race, advance
 from anytime_cls.scorers.base import Encoded, Piece
 
 
@@ -41,7 +41,8 @@ class Job:
     screens: tuple[str, ...] = ()  # names, as they are numbered in records
     fallback: str = ""  # a screen for a budget that allows no order of all classes; numbered after them
     views: Views | None = None
-    short: int | None = None  # classes that a screen left because the budget allowed no more
+    short: int | None = None  # classes that it went on with because the budget allowed no more
+    unused: str = ""  # what was left of a budget in seconds was too short for
     stop: str = ""
     error: str = ""  # why there is no answer
     seconds: float = 0.0
@@ -92,7 +93,7 @@ class Job:
         """Take scores [n, prefixes + 1] ([n, 1] at a rung); they are written down when their order has all
         its classes, so that records do not show how rows were packed."""
         self._partial.append((classes, values))
-        if sum(len(some) for some, _ in self._partial) == self._asked:
+        if self.scored == self._asked:
             self.write_down(order)
         self.race.put(order, classes, values[:, -1], self._rung)
 
@@ -107,17 +108,38 @@ class Job:
         """Whether its race is over; `stop` then says why."""
         race = self.race
         if race.done and not self.stop:
-            self.stop = "decided" if race.alive.sum() == 1 and race.n < race.k_max else "max-orders"
+            whole = "decided" if race.alive.sum() == 1 and race.n < race.k_max else "max-orders"
+            self.stop = whole if self.short is None else "budget"
         return bool(self.stop)
 
-    def shortlist(self, most: int) -> None:
-        """Race only so many classes, the best by the estimate."""
-        if most < len(self.pending[0][1]):
-            self.race.shortlist(most)
-            self.short = self._asked = most
-            self.pending = deque(
-                (order, classes[self.race.alive[classes]]) for order, classes in self.pending
-            )
+    def best_first(self) -> None:
+        """Score the likeliest classes of what is queued first: should the clock cut an order short, they are
+        what it is worth most for."""
+        self.pending = deque((order, self.race.best_first(classes)) for order, classes in self.pending)
+
+    def shortlist(self, rows: int) -> bool:
+        """Go on with fewer classes: those of the next order that are scored, and so many more, the likeliest.
+
+        Returns whether that is a race: of at least two, the leader one of them.
+        """
+        (order, classes), race = self.pending[0], self.race
+        some = np.concatenate([*(done for done, _ in self._partial), classes[:rows]])
+        if len(some) < 2 or race.leader not in some:
+            return False
+        if len(some) < int(race.alive.sum()):
+            race.shortlist(some)
+            self.short = self._asked = len(some)
+            left = ((number, wanted[race.alive[wanted]]) for number, wanted in self.pending)
+            self.pending = deque((number, wanted) for number, wanted in left if len(wanted))
+        if self.scored == self._asked:  # the order is ended
+            self.write_down(order)
+            advance([race])
+        return True
+
+    @property
+    def scored(self) -> int:
+        """Classes of the next order that have their score already."""
+        return sum(len(some) for some, _ in self._partial)
 
     def screened(self, number: int, values: np.ndarray) -> None:
         """Write down a screen's estimates [C]."""

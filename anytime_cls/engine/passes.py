@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -17,15 +18,17 @@ SHORTLIST_ORDERS = 2  # that a budget should allow of the classes it is spent on
 Rows = tuple[Job, int, np.ndarray]  # of one job: an order, and classes of its race
 
 
-def score(engine: Engine, pieces: list[Rows], pad: bool) -> None:
-    """Run passes, all of one length, and hand the numbers to their races."""
+def score(engine: Engine, pieces: list[Rows], pad: bool) -> float:
+    """Run passes, all of one length, and hand the numbers to their races; returns when they were done."""
     at = tuple(sorted({m for job, _, _ in pieces for m in job.columns()}))
     wanted = [job.piece(order, classes) for job, order, classes in pieces]
-    for (job, order, classes), sums in zip(pieces, engine.run(wanted, at, pad), strict=True):
+    found, ended = engine.run(wanted, at, pad), time.perf_counter()
+    for (job, order, classes), sums in zip(pieces, found, strict=True):
         values = sums[:, [at.index(m) for m in job.columns()]]
         if _usable(engine, job, values):
             job.receive(order, classes, values)
     advance(job.race for job, _, _ in pieces)
+    return ended
 
 
 def begin(engine: Engine, job: Job) -> None:
@@ -49,6 +52,7 @@ def begin(engine: Engine, job: Job) -> None:
         _screen(engine, job, len(job.screens), job.fallback)
     rows = spending.most_rows(length)
     if job.race.estimated and rows >= 2 and not job.stop:
+        job.best_first()
         job.shortlist(max(2, rows // SHORTLIST_ORDERS))
 
 
@@ -74,7 +78,11 @@ def score_prefix(engine: Engine, job: Job, pad: bool, on_update: Callable[[Job],
         job.race.record_prefix(job.race.by_order[0])
         return
     everyone = np.arange(job.race.n_classes)
-    prefix = min(job.length, job.spending.longest_prefix(len(everyone)))
+    timed = job.spending.budget is not None and job.spending.budget.unit == "seconds"
+    spare = (
+        job.spending.left / 2 if timed else 0.0
+    )  # a machine may slow down, and the best are worth an order
+    prefix = min(job.length, job.spending.longest_prefix(len(everyone), spare))
     values = np.empty(len(everyone))
     step = engine.rows(prefix) if on_update is None else engine.tile(prefix)
     for start in range(0, len(everyone), step):

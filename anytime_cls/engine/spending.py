@@ -12,6 +12,8 @@ import time
 from anytime_cls.engine.cost import CostModel
 from anytime_cls.plan.budget import Budget
 
+SPARE = 0.05  # of a budget in seconds, kept back for stalls that nothing foretold
+LAST = 3  # times a step's price: with less left it may be the last
 LOOKUP = 0.01  # whole passes: what takes less is a look-up, beside which a pass is dear
 
 
@@ -73,8 +75,15 @@ class Spending:
         """Whether this much more is expected to stay within the budget; `seconds` come before the passes."""
         if self.budget is None:
             return True
-        before = seconds if self.budget.unit == "seconds" else 0.0
-        return self.price(rows, prefix, orders) + before <= self.left * (1 + 1e-9)
+        left = self.left * (1 + 1e-9)
+        if self.budget.unit != "seconds":
+            return self.price(rows, prefix, orders) <= left
+        before, price = seconds + self.cost.rest, self.cost.seconds(rows, prefix)
+        if (
+            before + LAST * price > left
+        ):  # it may be the last step, which has to end in time even if it is late
+            price = self.cost.latest(rows, prefix)
+        return before + price <= left
 
     def charge(self, rows: int, prefix: int, orders: float) -> None:
         """Count what was spent."""
@@ -98,18 +107,18 @@ class Spending:
         self.passes += flops / self.cost.whole
         self.flops += flops
 
-    def most_rows(self, prefix: int) -> int:
-        """The most passes over `prefix` tokens that fit, of one order."""
+    def most_rows(self, prefix: int, seconds: float = 0.0) -> int:
+        """The most passes over `prefix` tokens that fit, of one order; `seconds` come before them."""
         low, high = 0, 1 << 20  # the price grows with them: bisect
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.fits(middle, prefix) else (low, middle - 1)
+            low, high = (middle, high) if self.fits(middle, prefix, seconds=seconds) else (low, middle - 1)
         return low
 
-    def longest_prefix(self, rows: int) -> int:
-        """The most tokens of one order that `rows` passes can afford, at least 1."""
+    def longest_prefix(self, rows: int, seconds: float = 0.0) -> int:
+        """The most tokens of one order that `rows` passes can afford, at least 1; `seconds` are kept back."""
         low, high = 1, self.n_tokens  # the price grows with the prefix: bisect
         while low < high:
             middle = (low + high + 1) // 2
-            low, high = (middle, high) if self.fits(rows, middle) else (low, middle - 1)
+            low, high = (middle, high) if self.fits(rows, middle, seconds=seconds) else (low, middle - 1)
         return low

@@ -153,14 +153,22 @@ class Race:
         elif not self.estimated:
             races.estimate[self.row] = values
 
-    def shortlist(self, most: int) -> None:
-        """Drop all but so many classes, the best by the estimate; of classes alike the first stay."""
-        estimate = np.where(self.alive, self.races.estimate[self.row], -np.inf)
+    def best_first(self, classes: Array) -> Array:
+        """These classes, the likeliest first by what is known so far; as they are while nothing is."""
+        means = self.means()[classes]
+        return classes[np.argsort(-means, kind="stable")] if np.isfinite(means).all() else classes
+
+    def shortlist(self, classes: Array) -> None:
+        """Go on with these of the living classes only, the leader among them."""
+        means, races, row = self.means(), self.races, self.row
         out = self.alive.copy()
-        out[np.argsort(-estimate, kind="stable")[:most]] = False
-        self.races.alive[self.row, out] = False
-        self.races.left_stage[self.row, out] = 0
-        self.races.behind[self.row, out] = estimate.max() - estimate[out]
+        out[classes] = False
+        if self.n:
+            races.left_at[row, out] = self.n
+        else:
+            races.left_stage[row, out] = 0
+            races.behind[row, out] = np.max(means[self.alive]) - means[out]
+        races.alive[row, out] = False
         self._means = None
 
     def record_prefix(self, values: Array) -> None:
