@@ -217,6 +217,7 @@ class AnytimeClassifier:
             ranking=ranking,
             evidence=float(evidence(means)),
             shortlist=job.short,
+            unused=_unused(job),
             records=tuple(job.records),
             content=job.content.hex(),
             flops=job.spending.flops,
@@ -242,6 +243,15 @@ def _separation(job: Job, plan: RacePlan) -> float:
     found = job.race.separation(plan.reporting)
     held = plan.rule.holds
     return min(found, held) if held is not None and job.stop == "decided" else found
+
+
+def _unused(job: Job) -> tuple[float, str] | None:
+    """What a race left of its budget in seconds, and why; None of any other budget."""
+    if job.budget is None or job.budget.unit != "seconds":
+        return None
+    why = {"decided": "decided", "max-orders": "all orders used"}
+    left = max(0.0, job.budget.amount - job.seconds)
+    return left, why.get(job.stop) or job.unused or "decided among the classes it was spent on"
 
 
 def _finite(x: np.ndarray) -> np.ndarray:

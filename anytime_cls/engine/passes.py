@@ -78,10 +78,8 @@ def score_prefix(engine: Engine, job: Job, pad: bool, on_update: Callable[[Job],
         job.race.record_prefix(job.race.by_order[0])
         return
     everyone = np.arange(job.race.n_classes)
-    timed = job.spending.budget is not None and job.spending.budget.unit == "seconds"
-    spare = (
-        job.spending.left / 2 if timed else 0.0
-    )  # a machine may slow down, and the best are worth an order
+    half = job.spending.left / 2
+    spare = half if job.spending.fits(2, job.length, seconds=half) else 0.0  # for an order of the best two
     prefix = min(job.length, job.spending.longest_prefix(len(everyone), spare))
     values = np.empty(len(everyone))
     step = engine.rows(prefix) if on_update is None else engine.tile(prefix)

@@ -12,7 +12,10 @@ import time
 from anytime_cls.engine.cost import CostModel
 from anytime_cls.plan.budget import Budget
 
-SPARE = 0.05  # of a budget in seconds, kept back for stalls that nothing foretold
+SPARE, STALL = (
+    0.05,
+    0.025,
+)  # kept back for stalls that nothing foretold: of a budget in seconds, seconds at most
 LAST = 3  # times a step's price: with less left it may be the last
 LOOKUP = 0.01  # whole passes: what takes less is a look-up, beside which a pass is dear
 
@@ -81,8 +84,8 @@ class Spending:
         before, price = seconds + self.cost.rest, self.cost.seconds(rows, prefix)
         if (
             before + LAST * price > left
-        ):  # it may be the last step, which has to end in time even if it is late
-            price = self.cost.latest(rows, prefix)
+        ):  # it may be the last step, which even if it is late has to end in time
+            price = self.cost.latest(rows, prefix) + min(SPARE * self.budget.amount, STALL)
         return before + price <= left
 
     def charge(self, rows: int, prefix: int, orders: float) -> None:

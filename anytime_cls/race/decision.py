@@ -43,17 +43,20 @@ class Decision:
     seconds: float  # decoded image to answer; of batches shared with other images, its share by rows
     ranking: tuple[Standing, ...]  # every class raced, best first
     evidence: float = 0.0  # nats of the leader's mean above that of all classes raced; 0: not worked out
-    shortlist: int | None = None  # classes that a screen left, uncalibrated, as the budget allowed no more
+    shortlist: int | None = None  # classes it went on with, uncalibrated, as the budget allowed no more
+    unused: tuple[float, str] | None = None  # of a budget in seconds: what is left, and why
     records: tuple[Record, ...] = field(repr=False, default=())
     content: str = field(repr=False, default="")  # SHA-256 of the crop that was scored, hexadecimal
     flops: float = field(repr=False, default=0.0)  # multiply-adds × 2 that the race took
 
     def to_dict(self, top: int | None = None) -> dict[str, Any]:
         """Plain data for JSON; `top` keeps that many of the ranking."""
-        skip = ("records", "ranking", "content", "flops")
+        skip = ("records", "ranking", "content", "flops", "unused")
         row = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in skip}
         if self.shortlist is None:
             del row["shortlist"]
+        if self.unused is not None:
+            row["unused"] = dict(zip(("seconds", "why"), self.unused, strict=True))
         return row | {"ranking": [standing.to_dict() for standing in self.ranking[:top]]}
 
 

@@ -157,7 +157,11 @@ def end_words(decision: Decision) -> str:
     if decision.stop == "decided":
         return STABLE
     if decision.stop == "budget":
-        return "budget spent before it was stable: more orders might change it"
+        left = ""
+        if decision.unused is not None:
+            seconds, why = decision.unused
+            left = f" ({duration(seconds)} left: {why})"
+        return f"budget spent before it was stable: more orders might change it{left}"
     return f"all {count(decision.orders, 'order')} used" if decision.orders else stop_words(decision.stop)
 
 

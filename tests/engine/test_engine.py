@@ -1,14 +1,17 @@
 """The engine: packing, budgets and memory change what a race costs, never what it says."""
 
 import math
+import time
 
 import numpy as np
 import pytest
 import torch
 
 from anytime_cls.draws.orders import OrderSampler
+from anytime_cls.engine.cost import CostModel
 from anytime_cls.engine.engine import Engine as EngineOf
 from anytime_cls.engine.job import Job
+from anytime_cls.engine.spending import Spending
 from anytime_cls.engine.window import ACTIVE_RACES, AHEAD
 from anytime_cls.plan.budget import Budget
 from anytime_cls.race.peers import FunnelRule, HalvingRule
@@ -329,7 +332,7 @@ class Clock:
 @pytest.fixture
 def clock(monkeypatch):
     fake = Clock()
-    for module in ("engine", "spending", "timed", "window"):
+    for module in ("engine", "passes", "spending", "timed", "window"):
         monkeypatch.setattr(f"anytime_cls.engine.{module}.time", fake)
     return fake
 
@@ -423,6 +426,60 @@ def test_a_machine_that_slows_down_in_the_first_order_still_answers_for_every_cl
         assert sum(len(r.classes) for r in whole) == done.race.passes  # what was scored is kept
         cells = [(r.order, c, r.prefix) for r in done.records for c in r.classes.tolist()]
         assert len(set(cells)) == len(cells) and done.records[-1].prefix < N
+
+
+@pytest.mark.parametrize("seconds", [0.08, 0.15, 0.21, 0.4, 0.65])
+def test_where_an_order_of_all_does_not_fit_one_of_the_best_does(model, clock, seconds):
+    """An order of 6 classes takes 60 ms: what is left below that goes to the likeliest of them."""
+    engine = Engine(SlowModel(model, clock, 0.010))
+    engine.calibrate()
+    done = next(engine.race([timed_job(clock, seconds)]))
+    race, whole = done.race, math.floor(0.94 * seconds / 0.063)  # 5 % of caution, 5 % kept back
+    left = seconds - done.seconds
+    assert done.stop == "budget" and 0 <= left < 0.05 * seconds + 0.03
+    assert race.orders >= whole >= 1
+    if left + 0.060 * race.orders < seconds - 0.02:
+        assert done.short is not None and 2 <= done.short == race.alive.sum() < C
+    assert race.alive[race.leader] and "may take" in done.unused
+    seen = race.races.seen[race.row]
+    assert (seen[race.alive] == race.n).all() and (seen >= whole).all()
+    for k in range(race.n):  # who is in was scored on every order
+        assert np.isfinite(race.by_order[k, race.alive]).all()
+    for c in np.flatnonzero(~race.alive):  # than who had to go
+        means = race.by_order[: seen[c]].mean(axis=0)
+        assert means[seen > seen[c]].min() >= means[c]
+    assert sum(len(r.classes) for r in done.records) == race.passes
+
+
+def test_a_first_order_that_cannot_be_ended_is_worth_its_best_classes(model, clock):
+    """With a free estimate of all: who is likeliest is scored first, and stays."""
+    engine = Engine(SlowModel(model, clock, 0.010))
+    engine.calibrate()
+    engine.scorer.model.seconds_per_pass = 0.020
+    estimate = np.array([-5.0, -1.0, -4.0, -2.0, -3.0, -6.0])
+    timed = timed_job(clock, 0.1)
+    timed.race.races.estimate[timed.race.row] = estimate
+    done = next(engine.race([timed]))
+    n = int(done.race.alive.sum())
+    assert (done.stop, done.race.orders, done.short) == ("budget", 1, n) and 2 <= n < C
+    assert set(np.flatnonzero(done.race.alive)) == set(np.argsort(-estimate)[:n].tolist())
+    assert done.seconds <= 0.1
+
+
+def test_what_may_be_the_last_step_is_priced_with_what_was_late_before():
+    cost = CostModel(lambda m, c: 1e9 * m * c / 64, 64, overhead=0.0, slope=0.010)
+    for i in range(32):
+        cost.observe(1, 64, 0.050 if i in (3, 9) else 0.010)
+    assert cost.seconds(10, 64) == pytest.approx(1.05 * 0.1)
+    assert cost.latest(1, 64) > 0.045  # two of 32 were 40 ms late: a third may be
+    assert cost.latest(10, 64) == pytest.approx(10 * cost.latest(1, 64))
+    for _ in range(32):
+        cost.observe(1, 64, 0.010)
+    assert cost.latest(10, 64) == pytest.approx(0.105)
+    spending = Spending(Budget(1.0, "seconds"), cost, 64, time.perf_counter() - 0.85)
+    assert not spending.fits(12, 64) and spending.fits(11, 64)  # 25 ms of the budget are kept back at the end
+    spending = Spending(Budget(1.0, "seconds"), cost, 64, time.perf_counter() - 0.5)
+    assert spending.fits(15, 64) and not spending.fits(48, 64)
 
 
 def test_even_an_absurd_budget_gets_an_answer(model):
