@@ -158,7 +158,7 @@ def end_words(decision: Decision) -> str:
         return STABLE
     if decision.stop == "budget":
         left = ""
-        if decision.unused is not None:
+        if decision.unused is not None and decision.unused[0] > 0:
             seconds, why = decision.unused
             left = f" ({duration(seconds)} left: {why})"
         return f"budget spent before it was stable: more orders might change it{left}"
