@@ -65,6 +65,7 @@ class LiveRace:
         self._name = ""
         self._next = 0.0
         self._tokens: Tokens | None = None
+        self._scored = False  # a frame with an order's scores was drawn
         self._live = Live(
             console=console, auto_refresh=False, transient=True, vertical_overflow="crop",
             redirect_stdout=False, redirect_stderr=False,
@@ -84,7 +85,7 @@ class LiveRace:
         for them; read before the race's clock runs."""
         self._name, self._next = readable(name), 0.0
         card, steps = self.classifier.card, self.classifier.engine.n_tokens
-        self._tokens = None
+        self._tokens, self._scored = None, False
         if source is not None and self.console.color_system in ("256", "truecolor"):
             pixels = picture_of(source, card.image_size, steps)
             self._tokens = None if pixels is None else Tokens(steps, pixels)
@@ -93,8 +94,10 @@ class LiveRace:
     def update(self, job: Job) -> None:
         """Draw the race, unless the last frame was too recent."""
         began, busy = time.perf_counter(), time.thread_time()
-        if began < self._next:
+        first = job.race.n > 0 and not self._scored  # after what a screen said; not to be missed
+        if began < self._next and not first:
             return
+        self._scored = self._scored or first
         lines = picture(job, self.classifier.labels, self.console.width, self._name, self._tokens)
         self._live.update(Frame(lines), refresh=True)
         ended, busy = time.perf_counter(), time.thread_time() - busy
