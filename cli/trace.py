@@ -17,7 +17,10 @@ if TYPE_CHECKING:
     from anytime_cls.traces.read import Trace
     from anytime_cls.traces.schema import TraceError
 
-app = App(help="Look into traces, join shards, export to CSV or Parquet.")
+app = App(help="Look into traces, join shards, import and export them.")
+
+
+_FORMATS = (".csv", ".parquet", ".npz")  # of export
 
 
 @app.command("info")
@@ -110,40 +113,123 @@ def merge(
     return 0
 
 
+@app.command("import")
+def import_(
+    context: typer.Context,
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILES", show_default=False,
+            help="Results of another program: .pt, .pth, .npy or .npz files, or folders of them.",
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", "-o", metavar="OUT.h5", help="The trace.", show_default=False)
+    ],
+    names: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False,
+            help="What classes are called: a line each, or a CSV file with columns classname and classidx.",
+        ),
+    ] = None,
+    targets: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", show_default=False,
+            help="Each image's class number, where the results do not say: lines, .npy or .pt.",
+        ),
+    ] = None,
+    elements: Annotated[
+        int | None,
+        typer.Option(
+            metavar="N", min=1, show_default=False,
+            help="Numbers of the latent that a squared error is the mean of. Default: 16384 (of 512 pixels); "
+            "of DiT's 256 pixels 4096.",
+        ),
+    ] = None,
+    common: Annotated[
+        bool,
+        typer.Option("--common", help="Keep only the draws that every class has: they can be replayed."),
+    ] = False,
+    in_order: Annotated[
+        bool,
+        typer.Option("--in-order", help="Keep draws as they were taken; else each image's are shuffled."),
+    ] = False,
+    dataset: Annotated[str, typer.Option(metavar="NAME", help="What the images are called.")] = "imported",
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.h5 if it is there.")] = False,
+) -> int:  # fmt: skip
+    """Make a trace of another program's results: replay, calibrate and plot it without a GPU.
+
+    Read are diffusion-classifier's results, a file an image (eval_prob_adaptive.py) or a folder a class
+    (eval_prob_dit.py), and ar-classifier's likelihoods [images, trials, classes]. No code in a file is run.
+
+    \b
+    Example: anytime-cls trace import runs/v2-0_1trials/ --names cifar10_prompts.csv -o sd.h5
+             anytime-cls trace import likelyhoods.pt --targets targets.npy -o randar.h5
+             anytime-cls replay randar.h5 -o curves.h5
+    """
+    from .trace_import import run
+
+    return run(files, out, names, targets, elements, common, in_order, dataset, overwrite, tuple(context.obj))
+
+
 @app.command("export")
 def export(
     file: Annotated[str, typer.Argument(metavar="FILE", help="A trace.", show_default=False)],
     out: Annotated[
-        Path, typer.Option("--out", "-o", metavar="OUT", help="OUT.csv or OUT.parquet.", show_default=False)
+        Path,
+        typer.Option(
+            "--out", "-o", metavar="OUT", help="OUT.csv, OUT.parquet or OUT.npz.", show_default=False
+        ),
     ],
     scores: Annotated[
         bool, typer.Option("--scores", help="One log-likelihood a row, instead of one image a row.")
     ] = False,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format", metavar="NAME", show_default=False, help="csv, parquet or npz, whatever OUT ends in."
+        ),
+    ] = None,
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT if it is there.")] = False,
 ) -> int:
-    """Write a trace as CSV or Parquet.
+    """Write a trace as CSV, Parquet or NumPy's npz.
 
     Rows are images: the columns of docs/trace.md, and the names of label and prediction. With --scores they
     are log-likelihoods in the order they were scored: id, order, cls (index of the class), cls_name, prefix,
     round, value (nats), and covariate where draws have one; a trace may then be larger than memory. Parquet
-    needs pandas and pyarrow.
+    needs pandas and pyarrow. An .npz has both, images and scores, as arrays: docs/trace.md says which.
 
     \b
     Example: anytime-cls trace export run.h5 -o images.csv
              anytime-cls trace export run.h5 --scores -o scores.parquet
+             anytime-cls trace export full.h5 --format npz -o full.npz
     """
-    from anytime_cls.traces.export import export_csv, export_parquet, export_scores_csv, export_scores_parquet
+    from anytime_cls.traces.export import (
+        export_csv,
+        export_npz,
+        export_parquet,
+        export_scores_csv,
+        export_scores_parquet,
+    )
     from anytime_cls.traces.read import Trace
     from anytime_cls.traces.schema import TraceError
 
-    kind = out.suffix.lower()
-    if kind not in (".csv", ".parquet"):
-        raise Refused(f"{out}: name OUT.csv or OUT.parquet with -o; its end says what to write")
+    kind = out.suffix.lower() if form is None else f".{form.lower()}"
+    if kind not in _FORMATS:
+        named = "--format" if form else f"{out}: its end, or --format,"
+        raise Refused(f"{named} says what to write: csv, parquet or npz")
+    if scores and kind == ".npz":
+        raise Refused("an .npz has images and scores: leave --scores out")
     check_output("-o", out, overwrite, [file])
     try:
         with Trace.open(_meant(file)) as trace, _whole(out) as temporary:
             what = f"{len(trace):,} images"
-            if scores:
+            if kind == ".npz":
+                rows = export_npz(trace, temporary, _with_progress(trace))
+                what = f"{rows:,} log-likelihoods of {what}"
+            elif scores:
                 write_scores = export_scores_csv if kind == ".csv" else export_scores_parquet
                 rows = write_scores(trace, temporary, _with_progress(trace))
                 what = f"{rows:,} log-likelihoods of {what}"

@@ -28,6 +28,9 @@ _NEEDED = re.compile(
     r"|torch\.storage (Typed|Untyped)Storage|torch (\w+Storage|Size|device|b?float\w+|u?int\d+|bool)"
     r"|torch\.serialization _get_layout|torch\.nn\.parameter Parameter"
 )
+# what a file of results has besides: numbers of NumPy's, which a table of classes gives (`results.py`)
+_NUMBERS = re.compile(r"numpy(\._core|\.core)?(\.multiarray scalar| dtype)|_codecs encode|" + _NEEDED.pattern)
+_UNSAFE_DTYPE = re.compile(r"[<>=|]?[OVSUaMm]\d*(\[\w+\])?|.*[,;{}].*")  # objects, records, texts, times
 _LEGACY = 5  # pickles of a file in the format before archives: three of a head, the object, storages' keys
 
 
@@ -35,17 +38,21 @@ class Hostile(ValueError):
     """What no file of weights has; one line saying what, without the path."""
 
 
-def unpickled(path: Path) -> Any:
+def unpickled(path: Path, results: bool = False) -> Any:
     """What is in a file of torch.save's, no code of which is ever run; its tensors are mapped, not read, but
-    in the old format. Raises ModelError."""
+    in the old format. Raises ModelError.
+
+    results : not weights, so that there may be numbers of NumPy's in it
+    """
     import argparse
 
     import torch
 
     try:
         mapped = zipfile.is_zipfile(path)
-        check_archive(path) if mapped else _check_legacy(path)
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        check_archive(path, results) if mapped else _check_legacy(path, results)
+        safe = [argparse.Namespace, *(_numpy_numbers() if results else ())]
+        with torch.serialization.safe_globals(safe), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # about the pickle's protocol
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mapped)
     except Hostile as error:
@@ -54,7 +61,20 @@ def unpickled(path: Path) -> Any:
         raise ModelError(f"{path}: truncated, or not a file of torch.save's; get it again") from None
 
 
-def check_archive(path: Path) -> None:
+def _numpy_numbers() -> list[Any]:
+    """What makes a number of NumPy's of its bytes, under the names that its releases have given it."""
+    import numpy as np
+
+    scalar: Any = np.float64(0).__reduce__()[0]
+    plain = {
+        type(np.dtype(code))
+        for code in ("?", "b", "B", "h", "H", "i", "I", "l", "L", "q", "Q", "e", "f", "d")
+    }
+    names = ("numpy.core.multiarray.scalar", "numpy._core.multiarray.scalar")
+    return [*((scalar, name) for name in names), np.dtype, *plain]
+
+
+def check_archive(path: Path, results: bool = False) -> None:
     """Raises Hostile, or an error of zipfile's, for what torch.save does not write. Reads the directory and
     the pickle alone."""
     size = path.stat().st_size
@@ -76,7 +96,7 @@ def check_archive(path: Path) -> None:
         if pickles[0].file_size > PICKLE:
             raise Hostile(f"a pickle of {pickles[0].file_size:,} bytes; not a weights file")
         with archive.open(pickles[0]) as stream:
-            check_pickle(stream)
+            check_pickle(stream, results)
 
 
 def _directory_size(tail: bytes) -> int:
@@ -91,21 +111,22 @@ def _directory_size(tail: bytes) -> int:
     return size
 
 
-def _check_legacy(path: Path) -> None:
+def _check_legacy(path: Path, results: bool = False) -> None:
     with open(path, "rb") as file:
         for _ in range(_LEGACY):
-            check_pickle(file)
+            check_pickle(file, results)
             if file.tell() > PICKLE:
                 raise Hostile(f"a pickle of over {PICKLE:,} bytes; not a weights file")
 
 
-def check_pickle(stream: IO[bytes]) -> None:
+def check_pickle(stream: IO[bytes], results: bool = False) -> None:
     """Reads one pickle's opcodes, running none. Raises Hostile, or ValueError for what is no pickle."""
     strings, storages = ["", ""], 0  # the last two: what STACK_GLOBAL names
+    needed = _NUMBERS if results else _NEEDED
     for name, argument in _opcodes(stream):
         if name in ("GLOBAL", "STACK_GLOBAL", "INST"):
             found = " ".join(strings) if name == "STACK_GLOBAL" else str(argument)
-            if not _NEEDED.fullmatch(found):
+            if not needed.fullmatch(found):
                 raise Hostile(
                     f"asks to run {found.replace(' ', '.')[:100]!r}, which weights never need: refused, "
                     "nothing was run"
@@ -114,6 +135,10 @@ def check_pickle(stream: IO[bytes]) -> None:
             storages += 1
         elif isinstance(argument, str):
             strings = [strings[1], argument]
+            if results and _UNSAFE_DTYPE.fullmatch(argument):
+                raise Hostile(
+                    f"a text {argument[:40]!r}, which no number of NumPy's needs; not a file of results"
+                )
         if storages > MEMBERS:
             raise Hostile(f"more than {MEMBERS:,} tensors; not a weights file")
 

@@ -9,12 +9,15 @@ from __future__ import annotations
 
 import csv
 import itertools
+import json
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from anytime_cls.race.decision import SCREENED
+from anytime_cls.traces.cost import screens_of
 from anytime_cls.traces.hdf5 import _cannot_write
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ImageRow, Scores, TraceError
@@ -139,3 +142,54 @@ def export_scores_parquet(trace: Trace, path: str | Path, images: Images | None 
 def _utf8(text: str) -> str:
     """A file name that is not UTF-8 shows its bytes as \\udcXX: neither format can hold them."""
     return text.encode("utf-8", "backslashreplace").decode()
+
+
+def export_npz(trace: Trace, path: str | Path, images: Images | None = None) -> int:
+    """Images, and every score as a dense array where the trace is full, else as columns; returns the scores.
+
+    A NumPy archive (docs/trace.md has the shapes): `labels` [C]; a column of `images/*` each as `image_NAME`
+    [I]; `attributes`, the provenance as JSON. Of a trace whose every class has every draw `scores` [I, K, C],
+    float32 nats of a trace's own passes, `scores_M` at each recorded prefix of M tokens, and `screen_NAME`
+    [I, C]; of any other
+    `offsets` [I + 1] and `order`, `cls`, `prefix`, `round`, `value`, as in the file. Holds all of it in
+    memory. Raises TraceError.
+    """
+    arrays: dict[str, np.ndarray] = {
+        "labels": np.array([_utf8(label) for label in trace.labels], str),
+        "attributes": np.array(json.dumps(trace.attrs, sort_keys=True)),
+    }
+    for name, values in trace.images.items():
+        text = values.dtype == object
+        arrays[f"image_{name}"] = np.array([_utf8(v) for v in values], str) if text else values
+    if (
+        trace.attrs.get("rule") == "fixed"
+        and "budget" not in trace.attrs
+        and (trace._stop > trace._start).any()
+    ):
+        arrays["scores"] = _dense(trace, None)
+        prefixes = [int(m) for m in trace.attrs.get("prefixes", ())]
+        arrays |= {f"scores_{m}": _dense(trace, m) for m in prefixes}
+        for at, name in enumerate(screens_of(trace.attrs)):
+            stacks = list(trace.full_matrix(prefix=SCREENED, k_max=at + 1))
+            arrays[f"screen_{name}"] = np.concatenate(stacks)[:, at].astype(np.float32)
+        count = sum(int(np.isfinite(v).sum()) for name, v in arrays.items() if name.startswith("s"))
+    else:
+        held = [scores for _, scores in (trace if images is None else images)]
+        sizes = [len(scores) for scores in held]
+        arrays["offsets"] = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+        for name, kind in zip(("order", "cls", "prefix", "round", "value"), "HHHHf", strict=True):
+            columns = [getattr(scores, name) for scores in held] or [np.empty(0)]
+            arrays[name] = np.concatenate(columns).astype(kind)
+        count = int(arrays["offsets"][-1])
+    try:
+        with open(path, "wb") as file:
+            np.savez_compressed(file, **arrays)  # type: ignore[arg-type, unused-ignore]
+    except OSError as error:
+        raise _cannot_write(Path(path), error) from error
+    return count
+
+
+def _dense(trace: Trace, prefix: int | None) -> np.ndarray:
+    """[I, K, C], NaN where an image failed. K is K_max where that many draws differ, else what there are."""
+    found: np.ndarray = np.concatenate(list(trace.full_matrix(prefix=prefix))).astype(np.float32)
+    return found

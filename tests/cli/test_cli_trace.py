@@ -392,7 +392,7 @@ def test_parquet_without_its_packages_names_them(capsys, monkeypatch, scores, mo
 def test_export_refuses_nonsense(capsys):
     write(Path("run.h5"), range(3))
     for out in ("x.txt", "x", "-"):
-        assert "OUT.csv or OUT.parquet" in refused(capsys, "export", "run.h5", "-o", out)
+        assert "csv, parquet or npz" in refused(capsys, "export", "run.h5", "-o", out)
     assert "none is not a folder" in refused(capsys, "export", "run.h5", "-o", "none/x.csv")
     assert "no trace at gone.h5" in refused(capsys, "export", "gone.h5", "-o", "x.csv")
     Path("dir.csv").mkdir()
