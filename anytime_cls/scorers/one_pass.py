@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from anytime_cls.draws.keyed import normal
 from anytime_cls.scorers.base import Piece, Screen
 from anytime_cls.scorers.others import OnePassConfig
 
@@ -36,10 +37,14 @@ class OnePass:
         return 1
 
     def encode(self, crops: Array, noise: float = 0.0, keys: Sequence[bytes] = ()) -> list[Array]:
-        """What the network reads of each crop. Raises ValueError for noise: there are no latents."""
+        """What the network reads of each crop; noise is blended into that, (1 − noise) x + noise ε: there are
+        no latents."""
+        read = [self.prepare(crop) for crop in crops]
         if noise > 0:
-            raise ValueError("latent noise needs latents, and this model reads pixels")
-        return [self.prepare(crop) for crop in crops]
+            drawn = [normal(key, one.shape) for key, one in zip(keys, read, strict=True)]
+            blend = np.float32(noise)
+            read = [(1 - blend) * one + blend * more for one, more in zip(read, drawn, strict=True)]
+        return read
 
     @torch.inference_mode()
     def score(self, pieces: Sequence[Piece], at: Sequence[int]) -> list[Array]:

@@ -11,6 +11,7 @@ import torch
 from golden_vq import golden_weights
 from hub_server import hub  # noqa: F401 (a fixture)
 from safetensors.torch import save_file
+from sweep_data import make_images
 
 from anytime_cls.models.card import ModelError
 from anytime_cls.models.others.names import PUBLISHED, VAE
@@ -20,6 +21,7 @@ from anytime_cls.scorers.diffusion import Ddpm, LatentDiffusion, SiTPath, Straig
 from anytime_cls.scorers.others import LatentConfig
 from anytime_cls.scorers.registry import method
 from anytime_cls.testing import check_scorer
+from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
 diffusers = pytest.importorskip("diffusers", reason="needs pip install diffusers")
@@ -136,6 +138,19 @@ def test_a_folder_of_diffusers_scores_as_its_parts_do(tmp_path, vae):
             noisy = kept.sqrt() * latent + (1 - kept).sqrt() * noise
             said = model(noisy, timestep=torch.tensor([whole]), class_labels=torch.tensor([c])).sample[:, :4]
             assert scores[c, 0] == pytest.approx(-(noise - said).square().sum().item(), rel=2e-4)
+
+
+def test_a_sweep_is_replayed_under_every_rule(vae, tmp_path, capsys):
+    torch.save(golden("dit")[0], vae / "swept.pt")
+    make_images(tmp_path / "data", 2, ["0", "3"])
+    trace = str(tmp_path / "full.h5")
+    command = ["sweep", str(tmp_path / "data"), "--model", f"dit:{vae}/swept.pt", "--device", "cpu"]
+    assert main([*command, "--rule", "fixed", "--max-orders", "8", "--orders", "levels", "-o", trace]) == 0
+    assert main(["replay", trace, "--json"]) == 0
+    runs = [json.loads(line) for line in capsys.readouterr().out.splitlines() if line.startswith("{")]
+    assert {run["rule"] for run in runs} >= {"paired", "funnel", "clark-jaini", "halving"}
+    with Trace.open(trace) as recorded:
+        assert recorded.attrs["unit"] == "loss" and len(recorded.images["prediction"]) == 4
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ import torch
 from hub_server import hub  # noqa: F401 (a fixture)
 from PIL import Image
 
+from anytime_cls.draws.keyed import normal
 from anytime_cls.models.card import ModelError
 from anytime_cls.models.zoo import fetch_other, read_card
 from anytime_cls.pixels.crops import center_crop
@@ -52,8 +53,8 @@ def test_one_pass_is_a_log_softmax_over_all_classes():
     (found,) = scorer.score([Piece(scorer.encode(crops)[0], draw, np.array([3, 1]))], [1])
     logits = network(torch.from_numpy(prepare(crops[0]))[None])[0]
     assert np.allclose(found[:, 0], logits.log_softmax(0)[[3, 1]].numpy(), atol=1e-6)
-    with pytest.raises(ValueError, match="reads pixels"):
-        scorer.encode(crops, 0.5, [b"x"])
+    (noisy,) = scorer.encode(crops, 0.25, [b"x"])
+    assert np.allclose(noisy, 0.75 * prepare(crops[0]) + 0.25 * normal(b"x", (3, 2, 2)), atol=1e-6)
 
 
 class TestLite0:
@@ -94,6 +95,9 @@ class TestLite0:
         assert main(["classify", str(CAT), "--model", "efficientnet-lite0", "--device", "cpu", "--json"]) == 0
         row = json.loads(lines(capsys)[0])
         assert row["label"] in ("tabby", "tiger cat", "Egyptian cat") and row["orders"] == 1
+        noisy = ["--latent-noise", "0.1", "--max-orders", "2", "--rule", "fixed", "--json"]
+        assert main(["classify", str(CAT), "--model", "efficientnet-lite0", "--device", "cpu", *noisy]) == 0
+        assert json.loads(lines(capsys)[0])["orders"] == 2
         assert main(["models", "ls", "--json"]) == 0
         listed = [json.loads(line) for line in lines(capsys)[0].splitlines()]
         (own,) = [one for one in listed if one["name"] == "efficientnet-lite0"]
