@@ -173,7 +173,8 @@ def tell(quiet: bool, *lines: str) -> None:
 
     console = Console(stderr=True, quiet=quiet)
     for line in lines:
-        console.print(readable(line), style="dim", markup=False, highlight=False, soft_wrap=True)
+        whole = not console.is_terminal
+        console.print(readable(line), style="dim", markup=False, highlight=False, soft_wrap=whole)
 
 
 @contextmanager

@@ -131,9 +131,11 @@ def note(tally: Tally) -> str:
 
 
 def say(line: str, quiet: bool = False) -> None:
-    """A line for people, on standard error."""
+    """A line for people, on standard error; on a terminal broken between words, unless it is a command."""
     if not quiet:
-        Console(stderr=True).print(readable(line), style="dim", highlight=False, soft_wrap=True, markup=False)
+        console = Console(stderr=True)
+        whole = line.startswith("$ ") or not console.is_terminal
+        console.print(readable(line), style="dim", highlight=False, soft_wrap=whole, markup=False)
 
 
 def report(path: Path, as_json: bool, tally: Tally | None, left_out: Mapping[str, int], again: str) -> int:

@@ -26,8 +26,8 @@ _SLAB = 1 << 20  # rows of a column read at once
 # Provenance that has a place of its own in the table; the rest follows as it is.
 _PLACED = {
     "schema", "model", "model_sha256", "tokenizer_sha256", "dataset", "dataset_fingerprint", "images",
-    "shard", "priors", "rule", "delta", "k_max", "budget", "aggregate", "seed", "order_sampler", "device",
-    "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes", "prefix_flops", "flops", "command",
+    "shard", "priors", "calibrated", "rule", "delta", "k_max", "budget", "aggregate", "seed",
+    "order_sampler", "device", "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes", "prefix_flops", "flops", "command",
     "git_revision", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
 }  # fmt: skip
 
@@ -159,7 +159,7 @@ def origin_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     yield "data set", _joined(*dataset, count(found["classes"], "class"), _given("shard", attrs))
     settings = _given("δ", attrs, "delta"), _given("K_max", attrs, "k_max"), _given("budget", attrs)
     yield "rule", _joined(_text(attrs.get("rule")), *settings, _given("aggregate", attrs))
-    a_pass = f"{attrs['pass_tokens']} of them a pass" if "pass_tokens" in attrs else ""
+    a_pass = f"{attrs['pass_tokens']} of them a call" if "pass_tokens" in attrs else ""
     tokens = _joined(_given("tokens", attrs), a_pass)
     yield "orders", _joined(_text(attrs.get("order_sampler")), _given("seed", attrs), tokens)
     yield "device", _joined(_text(attrs.get("device")), _text(attrs.get("dtype")))

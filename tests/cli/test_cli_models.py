@@ -6,6 +6,7 @@ import pytest
 import torch
 from hub_server import hub  # noqa: F401 (a fixture)
 from safetensors.torch import save
+from sweep_data import make_images
 from weights_data import state, write_tokenizer
 
 from anytime_cls.models.hub import MODELS, TOKENIZERS
@@ -139,3 +140,28 @@ def test_a_broken_model_file_is_one_line_and_exit_2(tmp_path, photo, capsys, con
     assert main(["classify", str(photo), "--model", str(tmp_path / "x.pt")]) == 2
     out, err = lines(capsys)
     assert out == "" and "x.pt: truncated" in err and "\n" not in err
+
+
+def test_measuring_never_writes_into_the_package(tiny_model_dir, tmp_path, capsys, monkeypatch):
+    """An embedded model is measured; its metrics go into a copy where one is asked for, and it says where."""
+    from anytime_cls.models import zoo
+
+    images, full = make_images(tmp_path / "pictures", 3), tmp_path / "full.h5"
+    sweep = ["sweep", str(images), "--model", str(tiny_model_dir), "--rule", "fixed", "--max-orders", "4"]
+    assert main([*sweep, "-o", str(full), "-q"]) == 0
+    monkeypatch.setattr(zoo, "EMBEDDED", tiny_model_dir.parent)
+    before = {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()}
+    capsys.readouterr()
+    assert main(["models", "measure", "tiny", str(full)]) == 0
+    out, err = lines(capsys)
+    assert out.startswith("K =  1: ") and " %" in out and "nothing written: tiny is part of the" in err
+    copy = tmp_path / "copy"
+    for _ in range(2):  # a copy of the same weights may be written again
+        assert main(["models", "measure", "tiny", str(full), "--out", str(copy)]) == 0
+        assert f"{copy / 'model.json'}: metrics written" in lines(capsys)[1]
+    assert json.loads((copy / "model.json").read_text())["metrics"]["images"] == 12
+    assert {path.name: path.read_bytes() for path in tiny_model_dir.iterdir()} == before
+    assert main(["models", "measure", "tiny", str(full), "--out", str(images)]) == 1
+    assert "is there and no model folder" in lines(capsys)[1]
+    assert main(["models", "measure", str(copy), str(full)]) == 0  # a folder that is named is written
+    assert "metrics written" in lines(capsys)[1]

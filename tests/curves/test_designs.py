@@ -239,7 +239,7 @@ def test_trace_info_says_how_long_a_pass_is(traces, capsys):
     path = str(traces / "m4.h5")
     assert main(["trace", "info", path]) == 0
     out = " ".join(capsys.readouterr().out.split())
-    assert "stratified, seed 0, tokens 16, 4 of them a pass" in out and "pass_tokens" not in out
+    assert "stratified, seed 0, tokens 16, 4 of them a call" in out and "pass_tokens" not in out
     assert "4.0× less compute than all classes on all whole orders (25.0 % of it)" in out
     assert main(["trace", "info", "--json", path]) == 0
     found = json.loads(capsys.readouterr().out)
