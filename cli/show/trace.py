@@ -27,7 +27,8 @@ _SLAB = 1 << 20  # rows of a column read at once
 _PLACED = {
     "schema", "model", "model_sha256", "tokenizer_sha256", "dataset", "dataset_fingerprint", "images",
     "shard", "priors", "calibrated", "rule", "delta", "k_max", "budget", "aggregate", "seed",
-    "order_sampler", "device", "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes", "prefix_flops", "flops", "command",
+    "order_sampler", "device", "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes",
+    "prefix_flops", "flops", "command",
     "git_revision", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
 }  # fmt: skip
 
