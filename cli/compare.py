@@ -291,7 +291,7 @@ def clocks(
     from .show.sweep import say
 
     file = where.path / "clock.json"
-    known: dict[str, dict[str, Any]] = json_.loads(file.read_text()) if file.is_file() else {}
+    known = _known(file)
     taken: dict[str, dict[str, Any]] = {}
     for method in found.methods if images else ():
         design, *_ = found.choices[method.name].best
@@ -311,6 +311,17 @@ def clocks(
     for row in found.rows:
         row |= {f"live_{name}": value for name, value in taken.get(row["method"], {}).items()}
     return taken
+
+
+def _known(file: Path) -> dict[str, dict[str, Any]]:
+    """What was clocked before; nothing where that cannot be read."""
+    from anytime_cls.sweeps.clock import Clocked
+
+    try:
+        found = json_.loads(file.read_text())
+        return {key: vars(Clocked(**value)) for key, value in found.items()}
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return {}
 
 
 def write(found: Compared, times: dict[str, Any], contest: Contest, where: Folder) -> None:

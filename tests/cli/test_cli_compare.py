@@ -165,6 +165,21 @@ def test_every_kind_of_method_in_one_table(tmp_path, capsys):
         assert Source(trace).block == 4
 
 
+def test_what_was_clocked_is_read_only_where_it_makes_sense(tmp_path):
+    from anytime_cls_cli.compare import _known
+
+    file = tmp_path / "clock.json"
+    good = dict.fromkeys(("images", "images_alone", "seconds_batched", "seconds_alone", "bytes_batched",
+                          "bytes_alone", "bytes_loaded"), 1)  # fmt: skip
+    for text, found in (
+        (json.dumps({"a": good}), {"a": good}), ("", {}), ("[1]", {}), ('{"a": 1}', {}), ("[" * 9999, {}),
+        (json.dumps({"a": {"images": 1}}), {}),
+    ):  # fmt: skip
+        file.write_text(text)
+        assert _known(file) == found
+    assert _known(tmp_path / "nothing") == {}
+
+
 def test_a_model_may_have_settings_of_its_own():
     from anytime_cls_cli.compare import named
 
