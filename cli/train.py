@@ -5,12 +5,18 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from .errors import INTERRUPTED, Refused, complain
 from .preset import typed
+
+if TYPE_CHECKING:
+    from anytime_cls.training.finish import Scoring
+    from anytime_cls.training.outlook import Outlook
+
+    from .show.train import Bars
 
 TOKENS, NETWORK, HELD = "Tokens, from nothing", "Network", "Held-out and test images"
 
@@ -381,14 +387,16 @@ def _stages(text: str) -> tuple[tuple[float, float], ...]:
     return stages
 
 
-def _tell(out: Path, seen: Any, scoring: Any, bars: Any) -> int:
-    """The last lines, of a finished model."""
+def _tell(out: Path, seen: Outlook, scoring: Scoring, bars: Bars) -> int:
+    """The last lines, of a finished model; a picture that it has not seen is in them."""
     from anytime_cls.models.zoo import read_card
 
     from .show.train import after
 
     card = read_card(out)
     each = seen.certified_from(len(scoring.designs(card.tokens)))
-    for line in after(card, out, seen.chance, f"{each} pictures a class", seen.example):
+    held = (out / "holdout.txt").read_text(encoding="utf-8").partition("\n")[0]
+    photo = seen.example if seen.tested else str(Path(seen.root) / held)
+    for line in after(card, out, seen.chance, f"{each} pictures a class", photo):
         bars.say(line)
     return 0

@@ -73,31 +73,22 @@ def before(seen: Outlook, start: str, asked: str, seconds: Mapping[str, float]) 
 
 def after(card: ModelCard, out: Path, chance: float, needed: str, photo: str) -> list[str]:
     """How good the model is, beside chance and its tokens alone; its race; the command to type next."""
-    lines = []
     metrics, alone = card.fields.get("metrics"), card.fields.get("naive_bayes")
     beside = [f"chance {percent(chance)}"]
     if alone:
         beside.append(f"its tokens alone {percent(alone['value'])}")
+    said = f"({', '.join(beside)})"
     if metrics is None:
-        lines.append(f"{out}: model {card.name!r}, not calibrated ({', '.join(beside)}): its probabilities "
-                     "say little until 'anytime-cls calibrate' has a trace of its holdout.txt")  # fmt: skip
+        lines = [f"{out}: model {card.name!r}, not calibrated {said}: its probabilities say little until "
+                 "'anytime-cls calibrate' has a trace of its holdout.txt"]  # fmt: skip
     else:
-        race, recommended = metrics["race"], card.fitted.race
-        right = race["accuracy"]
+        right = metrics["race"]["accuracy"] if "race" in metrics else [*metrics["accuracy_at_k"].values()][-1]
         shown = percent_interval(right["value"], right["low"], right["high"])
-        of = f"of {right['n']} {metrics['measured_on']} ({', '.join(beside)})"
-        lines.append(f"{out}: model {card.name!r} is right on {shown} {of}")
+        of = f"of {right['n']} {metrics['measured_on']}"
+        lines = [f"{out}: model {card.name!r} is right on {shown} {of} {said}"]
         if right["low"] <= chance:
             lines.append("that is not surely better than chance: more pictures a class would help most")
-        assert recommended is not None
-        steps = recommended.prefix or card.tokens
-        lines.append(f"its race: up to {recommended.max_orders} orders of {steps} of {card.tokens} tokens, "
-                     f"{race['saving']:.3g}× less compute than all of them")  # fmt: skip
-        if recommended.rule == "calibrated":
-            most = f"at most {percent(recommended.delta, 0)} of pictures like these"
-            lines.append(f"certified: {most} are answered otherwise than by all orders (95 % sure)")
-        else:
-            lines.append(f"not certified to answer as all orders do: that takes {needed}")
+        lines += _race(card, metrics, needed)
     return [*lines, f"next: anytime-cls classify {shlex.quote(photo)} --model {shlex.quote(str(out))}"]
 
 
@@ -110,6 +101,20 @@ def after_peer(card: ModelCard, out: Path) -> list[str]:
         lines.append(f"  {drawn}: {right} of {row['n']} {card.fields['metrics']['measured_on']}")
     like = card.fields["like"]["model"]
     return [*lines, f"next: anytime-cls compare DATA --models {shlex.quote(like)},{shlex.quote(str(out))}"]
+
+
+def _race(card: ModelCard, metrics: Mapping[str, Any], needed: str) -> list[str]:
+    """Which race is recommended, what it saves, and whether it is certified."""
+    race = card.fitted.race
+    if race is None or "race" not in metrics:  # of a model from before `train` recommended one
+        return []
+    steps = race.prefix or card.tokens
+    saving = f"{metrics['race']['saving']:.3g}× less compute than all of them"
+    line = f"its race: up to {race.max_orders} orders of {steps} of {card.tokens} tokens, {saving}"
+    if race.rule != "calibrated":
+        return [line, f"not certified to answer as all orders do: that takes {needed}"]
+    most = f"at most {percent(race.delta, 0)} of pictures like these"
+    return [line, f"certified: {most} are answered otherwise than by all orders (95 % sure)"]
 
 
 def _time(seconds: float) -> str:

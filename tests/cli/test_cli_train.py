@@ -20,7 +20,7 @@ from anytime_cls_cli.main import main
 
 QUICK = [
     "--image-size", 16, "--tokens", "labels", "--levels", "4,4,4", "--tokenizer-epochs", 6, "--epochs", 12,
-    "--dim", 32, "--layers", 1, "--stages", "0.25:0.5,1:0.5", "--batch-size", 20, "--calibration-images", 20,
+    "--dim", 32, "--layers", 1, "--stages", "0.25:0.5,1:0.5", "--batch-size", 20, "--calibration-images", 80,
     "--test-images", 20, "--max-orders", 4, "--license", "CC0", "--device", "cpu",
 ]  # fmt: skip
 
@@ -50,10 +50,15 @@ def test_one_command_makes_a_model_that_classifies(colours, tmp_path, capsys):
     assert lines[0] == "500 pictures of 2 classes: 400 to train on, 100 held out"
     assert lines[1].startswith("takes ") and "tokenizer" in said and "transformer" in said
     assert "chance 50.0 %, its tokens alone" in lines[-4] and "orders of" in lines[-3]
+    assert lines[-2].startswith("certified: at most ") and lines[-2].endswith("by all orders (95 % sure)")
     next_ = shlex.split(lines[-1].removeprefix("next: anytime-cls "))
     assert main([*next_, "-q"]) == 0 and ("red" in (out_ := capsys.readouterr().out) or "blue" in out_)
     card = read_card(out)
     assert card.name == "model" and card.fields["license"] == "CC0"
+    race = card.fitted.race
+    assert race.rule == "calibrated" and race.delta in (0.05, 0.1)
+    certified = [entry for entry in card.fitted.calibrated if entry.design.draws == race.orders]
+    assert {entry.risk for entry in certified} >= {race.delta}
     assert card.fields["recipe"]["levels"] == [4, 4, 4]
     assert card.fields["recipe"]["prefixes"] == [[0.5, 0.25], [0.5, 1.0]]
     held_out = open_dataset(str(colours), card, ids=out / "holdout.txt").samples
