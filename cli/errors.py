@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import shutil
 import sys
+import textwrap
 
 FAILED, USAGE, INTERRUPTED, PIPE = 1, 2, 130, 141
 _LONGEST = 300  # characters of a word, such as a path, that are shown
@@ -19,8 +21,19 @@ def complain(line: str, code: int) -> int:
     """One line on standard error; returns the exit code."""
     words = (w if len(w) <= _LONGEST else f"{w[:_LONGEST]}..." for w in without_secrets(line).split())
     with contextlib.suppress(OSError):
-        print(f"anytime-cls: {readable(' '.join(words))}", file=sys.stderr, flush=True)
+        text = f"anytime-cls: {readable(' '.join(words))}"
+        print(_broken(text) if sys.stderr.isatty() else text, file=sys.stderr, flush=True)
     return code
+
+
+def _broken(line: str) -> str:
+    """The line as a terminal shows it: broken between words, a command to copy in a line of its own."""
+    width = shutil.get_terminal_size().columns
+    if len(line) <= width:
+        return line
+    text, colon, command = line.partition(": anytime-cls ")
+    parts = textwrap.wrap(text + colon[:1], width, break_long_words=False, break_on_hyphens=False)
+    return "\n".join([*parts, *([f"anytime-cls {command}"] if command else [])])
 
 
 def without_secrets(text: str) -> str:

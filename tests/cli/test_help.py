@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import re
 import shlex
 import subprocess
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from anytime_cls_cli.errors import complain
 from anytime_cls_cli.main import app, main
 
 PICTURE = "holiday photo.jpg"
@@ -84,3 +86,22 @@ def test_shells_can_ask_for_completions():
              "PATH": "/usr/bin", "PYTHONPATH": ":".join(sys.path)},
     )  # fmt: skip
     assert done.returncode == 0 and done.stdout.split() == ["classify"], done
+
+
+def test_an_error_on_a_terminal_breaks_between_words(monkeypatch):
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setenv("COLUMNS", "60")
+    said = Terminal()
+    monkeypatch.setattr(sys, "stderr", said)
+    command = "anytime-cls sweep photos -o run.h5 " + "--limit 1 " * 9 + "--resume"
+    assert complain(f"interrupted after a while, and some images are done; go on with: {command}", 130) == 130
+    *text, last = said.getvalue().splitlines()
+    assert last == command  # in one line, to be copied
+    words = "anytime-cls: interrupted after a while, and some images are done; go on with:"
+    assert all(len(line) <= 60 for line in text) and " ".join(text) == words and len(text) == 2
+    said.truncate(0)
+    complain("x", 2)
+    assert said.getvalue().strip("\0") == "anytime-cls: x\n"
