@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -32,6 +34,9 @@ from anytime_cls.race.race import Race
 from anytime_cls.race.races import evidence
 from anytime_cls.scorers.base import Encoded, Scorer
 from anytime_cls.scorers.registry import method
+
+if TYPE_CHECKING:
+    from anytime_cls.traces.read import Trace
 
 
 class AnytimeClassifier:
@@ -68,6 +73,9 @@ class AnytimeClassifier:
         self = cls(card, method(card.method).load(card, str(where), dtype_name(dtype)), batch_size, threads)
         self.load_seconds = time.perf_counter() - began
         return self
+
+    def __repr__(self) -> str:
+        return f"AnytimeClassifier({self.card.name!r}, {len(self.labels)} classes, {self.engine.device})"
 
     @property
     def labels(self) -> list[str]:
@@ -149,6 +157,26 @@ class AnytimeClassifier:
         devices.)"""
         return self._results(sources, self.plan(options), on_update, on_update is None, stop, details)
 
+    def sweep(
+        self,
+        data: str,
+        options: RaceOptions | None = None,
+        out: str | Path | None = None,
+        limit: int | None = None,
+    ) -> Trace:
+        """Race the images of a data set, a folder of class folders or a name as of the command `sweep`.
+
+        out : the trace's file, which must not exist; without it, a temporary one that goes with the trace.
+        limit : so many images, the same ones every time. Returns the trace, open: `trace.to_pandas()` is a
+        table of the images, and the trace a context manager.
+
+        Raises ValueError in one line (DatasetError, TraceError): no such data, no class known, a file that
+        cannot be written.
+        """
+        # the floor above: named as text, as the registry names methods, so that nobody imports upwards
+        swept: Trace = import_module("anytime_cls.sweeps.one").sweep_one(self, data, options, out, limit)
+        return swept
+
     def _results(
         self,
         sources: Iterable[Source],
@@ -219,6 +247,7 @@ class AnytimeClassifier:
             shortlist=job.short,
             unused=_unused(job),
             records=tuple(job.records),
+            classes=tuple(job.classes.tolist()),
             content=job.content.hex(),
             flops=job.spending.flops,
         )

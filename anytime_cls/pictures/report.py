@@ -21,10 +21,11 @@ from markupsafe import Markup
 
 from anytime_cls.curves.analysis import Analysis, summary_row
 from anytime_cls.curves.study import X_KINDS, Y_KINDS
-from anytime_cls.pictures.gallery import RaceShown, race_svg
+from anytime_cls.pictures.gallery import RaceShown
 from anytime_cls.pictures.shown import Shown, share, shown_table
 from anytime_cls.pictures.style import INK
 from anytime_cls.pictures.wording import amount, baseline_words, run_words, times, verdict
+from anytime_cls.race.drawn import race_svg
 from anytime_cls.stats.intervals import wilson
 
 PAGE = Path(__file__).parent / "page"
@@ -217,7 +218,7 @@ def _race(race: RaceShown, labels: list[str]) -> dict[str, Any]:
         "spent": f"{race.orders} order{'s' * (race.orders != 1)}, {amount(race.passes)} passes",
         "picture": race.picture, "small": race.picture.startswith("data:image/png"),
         "alt": f"a {race.label}" if race.label else "image without a label",
-        "svg": Markup(race_svg(race, labels)),
+        "svg": Markup(race_svg(race.scores, race.answer, labels, race.truth)),
     }  # fmt: skip
 
 

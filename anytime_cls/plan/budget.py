@@ -35,8 +35,8 @@ _KINDS = {kind for kind, _ in _UNITS.values()}
 class Budget:
     """An amount of `seconds`, `passes`, `orders` or `flops` an image. Raises ValueError for any other."""
 
-    amount: float
-    unit: str
+    amount: float  # how much, above 0
+    unit: str  # "seconds", "passes", "orders" or "flops"
 
     def __post_init__(self) -> None:
         whole = self.unit not in ("passes", "orders") or self.amount % 1 == 0

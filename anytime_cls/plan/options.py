@@ -38,7 +38,7 @@ class RaceOptions:
     max_orders: int | None = None  # K_max
     budget: Budget | str | float | None = None  # an image; text such as "0.5s" is parsed, a number is seconds
     classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
-    seed: int = 0
+    seed: int = 0  # decides the orders, with the picture's content; an answer is the same for the same seed
     orders: str | None = None  # one of orders.SAMPLERS, or of the method's own
     prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
     aggregate: str = "mean"  # one of races.AGGREGATORS; others than mean need rule "fixed"

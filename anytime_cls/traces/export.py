@@ -35,6 +35,18 @@ def export_csv(trace: Trace, path: str | Path) -> None:
         raise _cannot_write(Path(path), error) from error
 
 
+def table(trace: Trace) -> Any:
+    """The image rows as a pandas DataFrame, as `export_csv`; TraceError where pandas is missing."""
+    try:
+        import pandas  # type: ignore[import-not-found, import-untyped, unused-ignore]
+    except ImportError as error:
+        raise TraceError("a table needs pandas: pip install pandas") from error
+    return pandas.DataFrame(
+        {name: [bytes(v).hex() for v in values] if values.dtype.kind == "V" or values.ndim > 1 else values
+         for name, values in _named(trace).items()}
+    )  # fmt: skip
+
+
 def export_parquet(trace: Trace, path: str | Path) -> None:
     """The image rows as Parquet, as `export_csv`; TraceError too where pandas and pyarrow are missing."""
     try:

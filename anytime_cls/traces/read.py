@@ -128,6 +128,15 @@ class Trace:
                 at = int(self._start[i] - self._start[a])
                 yield self.row(i), _scores(rows[at : at + int(self._stop[i] - self._start[i])])
 
+    def to_pandas(self) -> Any:
+        """The images as a pandas DataFrame, a row each, with the names of label and prediction.
+
+        Raises TraceError where pandas is missing.
+        """
+        from anytime_cls.traces.export import table
+
+        return table(self)
+
     @property
     def varies(self) -> bool:
         """Whether every order saw a view of its own (random crops, latent noise)."""

@@ -16,9 +16,10 @@ from PIL import Image
 
 from anytime_cls.curves.live import live_curves
 from anytime_cls.curves.study import join
-from anytime_cls.pictures.gallery import RaceShown, choose, race_svg, running_gaps, thumbnail
+from anytime_cls.pictures.gallery import choose, thumbnail
 from anytime_cls.pictures.report import inline_svg, text
 from anytime_cls.pictures.report import words as glossary_words
+from anytime_cls.race.drawn import race_svg, running_gaps
 from anytime_cls.traces.read import Trace
 
 VOID = {"meta", "link", "img", "br", "hr", "input"}
@@ -215,8 +216,7 @@ def test_a_race_is_drawn_as_it_went():
     gaps = running_gaps(scores, 0)
     np.testing.assert_allclose(gaps[:, 1], [-1, 0, -1])
     np.testing.assert_allclose(gaps[:2, 3], [-2, -2])
-    race = RaceShown("x", "dog", 0, 1, 3, 10, 0.5, scores, "")
-    page = Page(race_svg(race, LABELS))
+    page = Page(race_svg(scores, 0, LABELS, 1))
     lines = {attrs["class"]: attrs["points"].split() for tag, attrs in page.tags if tag == "polyline"}
     assert len(lines["answer"]) == 4 == len(lines["truth"])  # from no orders to three
     dots = [attrs["class"] for tag, attrs in page.tags if tag == "circle"]
@@ -229,8 +229,7 @@ def test_a_race_is_drawn_as_it_went():
 @pytest.mark.parametrize("n_classes", [2, 1000])
 def test_races_of_few_and_of_many_classes(n_classes):
     rng = np.random.default_rng(0)
-    race = RaceShown("x", "", 1, -1, K_MAX, 10, float("nan"), rng.normal(size=(K_MAX, n_classes)), "")
-    source = race_svg(race, [f"class {c}" for c in range(n_classes)])
+    source = race_svg(rng.normal(size=(K_MAX, n_classes)), 1, [f"class {c}" for c in range(n_classes)])
     assert len(source) < 20_000 and "nan" not in source
     Page(source)
 
