@@ -77,7 +77,7 @@ def test_the_model_card_gives_the_figures_of_the_models(name):
         assert f"{100 * value['value']:.1f} %" in text, (name, k)
 
 
-@pytest.mark.parametrize("document", ["README.md", "MODEL_CARD.md"])
+@pytest.mark.parametrize("document", ["docs/guide.md", "MODEL_CARD.md"])
 def test_documents_give_the_figures_of_the_shipped_model(document):
     """Of the default model, accuracy at K = 1 and 32 and the calibration error, as model.json holds them."""
     text = (ROOT / document).read_text(encoding="utf-8")

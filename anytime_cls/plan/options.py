@@ -35,7 +35,7 @@ class RaceOptions:
 
     rule: str | None = None  # one of registry.RULES, or "calibrated"
     delta: float | None = None  # probability of another answer than all max_orders orders would give
-    max_orders: int | None = None  # K_max
+    max_orders: int | None = None  # the most orders of a race (K_max)
     budget: Budget | str | float | None = None  # an image; text such as "0.5s" is parsed, a number is seconds
     classes: Sequence[str | int] | None = None  # race only these; None: all of the model's
     seed: int = 0  # decides the orders, with the picture's content; an answer is the same for the same seed
