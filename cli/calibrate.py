@@ -212,7 +212,7 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
     )  # fmt: skip
     for entry in fitted.get("abstain", ()):
         held = f", risk {entry['risk']:g}" if "risk" in entry else ""
-        places = ", ".join(f"{float(p):.0%}: {nats:.3g}" for p, nats in entry["thresholds"].items())
+        places = ", ".join(f"{100 * float(p):g} %: {nats:.3g}" for p, nats in entry["thresholds"].items())
         console.print(
             f"evidence of none of these, {entry['rule']}{held}: nats at false alarms of {places}",
             style="dim", highlight=False,

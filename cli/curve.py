@@ -167,7 +167,7 @@ def _steps(
         orders["prefix"] = design.steps
     if race.plan.screens:
         orders["record_screens"] = tuple(race.plan.screens)
-    steps = [race, step("all its orders", "short" if "prefix" in orders else "all", True, **orders)]
+    steps = [race, step("all its orders", "orders", True, **orders)]
     if whole_orders and not race.plan.whole:
         whole = {"rule": "fixed", "orders": "uniform", "max_orders": whole_orders}
         steps.append(step(f"{whole_orders} whole orders", "whole", True, **whole))

@@ -31,8 +31,8 @@ def test_one_command_from_pictures_to_a_report(tiny_model_dir, images, tmp_path,
     code, _, err = run(capsys, *words)
     assert code == 0 and "<html" in out.read_text() and err.count("$ anytime-cls sweep") == 2
     names = sorted(path.name for path in Path(f"{out}.traces").iterdir())
-    assert names == ["all-curves.h5", "all.h5", "race.h5"]
-    with Trace.open(f"{out}.traces/all.h5") as trace:
+    assert names == ["orders-curves.h5", "orders.h5", "race.h5"]
+    with Trace.open(f"{out}.traces/orders.h5") as trace:
         assert len(trace) == 6 and trace.attrs["rule"] == "fixed"
     from anytime_cls.classifier import AnytimeClassifier
 
