@@ -53,10 +53,11 @@ class Autoencoder:
 def load(kind: str, found: Parts, device: str, dtype: str) -> LatentDiffusion:
     """The scorer of these files. Raises ModelError."""
     try:
-        import diffusers
+        from diffusers import AutoencoderKL, DiTTransformer2DModel  # noqa: F401 (it imports what is asked for)
+        from diffusers.utils.logging import set_verbosity_error
     except Exception as error:  # whatever a broken installation manages to raise
-        raise ModelError(f"the package diffusers cannot be imported ({error})") from None
-    diffusers.utils.logging.set_verbosity_error()
+        raise ModelError(f"the package diffusers cannot be imported ({_line(error)})") from None
+    set_verbosity_error()
     model, path = _transformer(kind, found)
     shape = found.shape
     where = torch.device(device)
