@@ -56,6 +56,11 @@ def calibrate(
     confidence: Annotated[
         float, Option(metavar="P", help="How sure each risk is held, over the draw of the fitted images.")
     ] = 0.95,
+    value: Annotated[
+        bool,
+        Option("--value", help="Also a price of rule value for each risk: that stops where more orders "
+               "would gain too little."),
+    ] = False,
     guarantee: Annotated[
         str,
         Option(metavar="NAME", help="confident: each risk is held for nearly every draw of the fitted "
@@ -137,7 +142,7 @@ def calibrate(
                 with progress_bar(quiet, "races") as progress:
                     calibrations.append(calibrate_trace(
                         trace, risks, confidence, split, seed, drops, prefix, stages, designs,
-                        guarantee == "mean", progress,
+                        guarantee == "mean", value, progress,
                     ))  # fmt: skip
     except ValueError as error:
         raise Refused(str(error)) from None

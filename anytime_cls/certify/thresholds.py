@@ -55,6 +55,7 @@ def calibrate_trace(
     stages: Sequence[int | str] = (),
     designs: int = 1,
     mean: bool = False,
+    value: bool = False,
     progress: Callable[[int, int], None] | None = None,
 ) -> dict[str, Any]:
     """Fits the rule `calibrated` to each risk on one part of a full trace, and measures it on another.
@@ -73,6 +74,7 @@ def calibrate_trace(
     designs : how many traces one will be chosen from, by what this says of each: every one is certified at
         1 − (1 − confidence) / designs, so that the choice is covered
     mean : hold risks on average over the draw of the images too (conformal risk control), for fewer passes
+    value : a price of rule `value` for each of the risks as well; images need labels
     progress : hears image-races done, and of how many
 
     Returns what `model.json` can hold: `priors` and `temperature` (of prefixes: in `designs`), `calibrated`
@@ -92,7 +94,7 @@ def calibrate_trace(
     design = _design(source, prefix, stages)
     label = trace.images["label"]
     accuracy = any(target.loss == ACCURACY for target in targets)
-    usable = source.good & (label >= 0) if accuracy else source.good
+    usable = source.good & (label >= 0) if accuracy or value else source.good
     if not usable.any():
         raise ValueError(f"{trace.path} has no labelled images: accuracy cannot be held without them")
     parts = split_images(np.flatnonzero(usable), split, seed)
@@ -100,8 +102,8 @@ def calibrate_trace(
 
     first = _first_look(design, parts, label)
     families = [(target, first.family(target)) for target in targets]
-    prices = first.prices() if accuracy else []
-    families += [(target, prices) for target in targets if target.loss == ACCURACY]
+    prices = first.prices() if accuracy or value else []
+    families += [(target, prices) for target in targets if value or target.loss == ACCURACY]
     peers = {target.risk: make_rule("paired", target.risk, first.priors) for target in targets}
     rules = list(dict.fromkeys([rule for _, family in families for rule in family] + [*peers.values()]))
     at = {rule: i for i, rule in enumerate(rules)}

@@ -11,7 +11,7 @@ from anytime_cls.race.bounds import (
     PlainT,
     VariancePrior,
 )
-from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT, Calibration, Design, Fitted
+from anytime_cls.race.fitted import ACCURACY, DISAGREEMENT, Calibration, Design, Fitted, Price
 from anytime_cls.race.peers import (
     ClarkJainiRule,
     FunnelRule,
@@ -137,20 +137,27 @@ def _calibrated(
     )  # fmt: skip
 
 
+def _risk(entry: Price) -> float:
+    return entry.risk
+
+
 def fitted_rule(
     fitted: Fitted, name: str, delta: float, design: Design, block: int = 1, **settings: Any
 ) -> Rule:
     """A rule for races of one design, with the priors and calibrations that are known of its model.
 
-    block : orders a pull. Rule `value` takes the calibrated price of these races, the safest, where there is
-    one and no other is given. Raises as `make_rule`.
+    block : orders a pull. Rule `value` takes a price that was certified for these races, where there is one
+    and no other is given: of the largest risk of another answer up to delta, else the one that loses least
+    accuracy. Raises as `make_rule`.
     """
     if name == "value" and not settings:
         prices = [entry for entry in fitted.prices if entry.design == design]
-        if prices:  # what was certified is this price with this posterior
-            safest = min(prices, key=lambda entry: entry.risk)
-            own = {"paired": safest.prior}
-            return make_rule(name, delta, own, temperature=safest.temperature, price=safest.price)
+        held = [entry for entry in prices if entry.loss == DISAGREEMENT and entry.risk <= delta * (1 + 1e-9)]
+        accurate = [entry for entry in prices if entry.loss == ACCURACY]
+        if held or accurate:  # what was certified is this price with this posterior
+            best = max(held, key=_risk) if held else min(accurate, key=_risk)
+            own = {"paired": best.prior}
+            return make_rule(name, delta, own, temperature=best.temperature, price=best.price)
     fit = fitted.of(design.draws, design.steps)
     return make_rule(
         name, delta, fit.of_pulls(block), fitted.calibrated, design,

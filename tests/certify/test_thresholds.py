@@ -389,6 +389,25 @@ def test_accuracy_is_held(rung_trace):
     assert model_rule(result, "value", 0.05, 8, 6, price=0.01).price == 0.01
 
 
+def test_a_price_that_holds_a_risk(rung_trace):
+    """Rule `value` certified for another answer: the dearest price of the family whose errors allow it."""
+    path, scores, _ = rung_trace
+    with Trace.open(path) as trace:
+        result = calibrate_trace(trace, [0.1], split=0.6, value=True)
+        assert "prices" not in calibrate_trace(trace, [0.1], split=0.6)
+    (priced,) = result["prices"]
+    parts = split_images(np.arange(900), 0.6, 0)
+    full = scores[64].mean(axis=1).argmax(axis=1)
+    rule = model_rule(result, "value", 0.1, 8, 6)
+    assert isinstance(rule, ValueRule) and rule.price == priced["price"]
+    wrong = run(rule, scores[64]).prediction != full
+    assert (priced["loss"], priced["risk"]) == ("disagreement", 0.1)
+    assert priced["errors"] == wrong[parts.thresholds].sum() and priced["upper"] <= 0.1
+    assert priced["held_out"]["disagreement"]["value"] == pytest.approx(
+        wrong[parts.held_out].mean(), abs=1e-5
+    )
+
+
 def test_accuracy_needs_labels(tmp_path):
     path = full_trace(tmp_path / "t.h5", races(13, 300, 3, 8))
     with Trace.open(path) as trace, pytest.raises(ValueError, match=r"t\.h5 has no labelled images"):

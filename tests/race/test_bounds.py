@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from scipy.stats import binom
 
 from anytime_cls.certify.priors import fit_variance_prior
+from anytime_cls.draws.orders import OrderSampler
 from anytime_cls.race.bounds import Bound, ModeratedT, NormalMixture, PlainT, VariancePrior, effective_n
 
 ALARM = 1e-4
@@ -325,3 +326,18 @@ def test_priors_survive_their_metadata():
     assert VariancePrior.from_dict(SLOPED.to_dict()) == SLOPED
     floor = SLOPED.variance(np.array([0.0, -0.01, SLOPED.gap_floor]))
     assert (floor == floor[0]).all() and floor[0] > 0
+
+
+def test_stratified_orders_err_less_than_the_effective_number_says():
+    """Scores that are sums over places: a whole tiling knows them exactly; no look is worse than τ says."""
+    n, m, k_max, orders = 64, 16, 16, OrderSampler("stratified", 64, prefix=16)
+    rng = np.random.default_rng(0)
+    ratio = np.zeros(k_max - 1)
+    for image in range(300):
+        place = rng.normal(size=n)
+        x = np.array([place[orders.order(image.to_bytes(4, "big"), k)[:m]].sum() for k in range(k_max)])
+        for k in range(1, k_max):
+            error = x[:k].mean() - x.mean()
+            ratio[k - 1] += error**2 * effective_n(k, k_max) / (n * (m / n) * (1 - m / n)) / 300
+    assert (ratio < 1.3).all() and ratio[[3, 7, 11]].max() < 1e-9
+    assert ratio[[1, 5, 9, 13]].max() < 0.9

@@ -183,11 +183,16 @@ def test_a_model_gives_it_priors_and_temperature():
             make_rule("value", price=price)
 
 
-def test_the_safest_calibrated_price_is_taken_for_its_races():
-    def entry(risk: float, price: float, k_max: int = K) -> dict:
+def test_a_certified_price_is_taken_for_its_races():
+    def entry(risk: float, price: float, k_max: int = K, loss: str = "accuracy") -> dict:
         return {"risk": risk, "price": price, "k_max": k_max, "order_sampler": "uniform", "n_classes": 5,
-                "temperature": 2.0, "prior": PRIOR.to_dict()}  # fmt: skip
+                "temperature": 2.0, "prior": PRIOR.to_dict(), "loss": loss}  # fmt: skip
 
     fields = {"prices": [entry(0.02, 0.1), entry(0.01, 0.05), entry(0.001, 0.01, 8)]}
+    other = [entry(risk, 10 * risk, loss="disagreement") for risk in (0.01, 0.04, 0.08)]
+    both = {"prices": [*fields["prices"], *other]}
+    assert model_rule(both, "value", 0.05, K, 5) == ValueRule(PRIOR, 2.0, 0.4)  # of the risk up to δ
+    assert model_rule(both, "value", 0.009, K, 5) == ValueRule(PRIOR, 2.0, 0.05)  # none is so safe
+    assert model_rule({"prices": other}, "value", 0.009, K, 5) == ValueRule(None, 1.0, PRICE)
     assert model_rule(fields, "value", 0.05, K, 5) == ValueRule(PRIOR, 2.0, 0.05)
     assert model_rule(fields, "value", 0.05, K, 4) == ValueRule(None, 1.0, PRICE)
