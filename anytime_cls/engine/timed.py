@@ -84,4 +84,5 @@ def _end(engine: Engine, job: Job, on_update: Callable[[Job], None] | None) -> N
     job.stop = job.stop or "budget"
     few = min(2, len(classes))
     takes = engine.cost.latest(few, length)
-    job.unused = f"{length} tokens of {few} classes may take {takes * 1e3:.0f} ms"
+    who = "two classes" if few == 2 else "a class"
+    job.unused = f"{length} tokens of {who} may take {takes * 1e3:.0f} ms"
