@@ -93,6 +93,13 @@ def plot(
     ] = 1000,
     seed: Annotated[int, Option(min=0, metavar="N", help="Decides the resamples.")] = 0,
     title: Annotated[str, Option(metavar="TEXT", show_default=False, help="Above the picture.")] = "",
+    maps: Annotated[
+        Path | None,
+        Option(
+            metavar="WHY.html", show_default=False,
+            help="A page of 'explain': races of a report link to their pictures there.",
+        ),
+    ] = None,
     quiet: Annotated[bool, Option("--quiet", "-q", help="No table and no notes.")] = False,
 ) -> int:  # fmt: skip
     """Draw accuracy against compute, with the saving at equal accuracy; the numbers go to FILE.csv beside it.
@@ -127,6 +134,8 @@ def plot(
     from anytime_cls.pictures.style import Format
 
     form = Format(inches, 96 if width and width.endswith("px") else 300, style == "paper", ending != "html")
+    if maps is not None and ending != "html":
+        raise Refused("--maps links the races of a report: name one with -o FILE.html")
     kind = kind or ("all" if ending == "html" else "pareto")
     kinds = list(_KINDS) if kind == "all" else [kind]
     opened: Material | None = None
@@ -151,7 +160,7 @@ def plot(
                     complain(f"{trace.path} is not finished: these are {len(trace):,} images so far", 0)
             for line in missing:
                 complain(f"left out {line}", 0)
-        written = _write(out, ending, drawn, analysis, material, title, context, form)
+        written = _write(out, ending, drawn, analysis, material, title, context, form, maps)
         if style == "paper" and kinds == ["pareto"]:
             written += _write_paper(out, drawn[0], analysis, bands, form, every or bool(curve), quiet)
     except ValueError as error:  # TraceError, CurvesError, ReplayError, StudyError: one line each
@@ -239,7 +248,7 @@ def _write_paper(
 
 def _write(
     out: Path, ending: str, drawn: list[Drawn], analysis: Analysis, material: Material, title: str,
-    context: typer.Context, form: Format,
+    context: typer.Context, form: Format, maps: Path | None,
 ) -> list[Path]:  # fmt: skip
     """The pictures and their CSV files; several kinds are told apart by NAME-KIND. Each is replaced whole."""
     from anytime_cls.files import replace_file
@@ -258,14 +267,38 @@ def _write(
         write_csv(numbers, picture.rows)
         written.append(numbers)
     if ending == "html":
-        page = _page(drawn, analysis, material, title, context)
+        page = _page(drawn, analysis, material, title, context, _links(maps, out))
         replace_file(out, page.encode("utf-8", "replace"))
         written.insert(0, out)
     return written
 
 
+def _links(maps: Path | None, out: Path) -> dict[str, str]:
+    """Where a page of `explain` draws which picture, as seen from the report. Raises Refused."""
+    if maps is None:
+        return {}
+    import os
+    from urllib.parse import quote
+
+    from anytime_cls.pictures.explain_page import links
+
+    try:
+        page = maps.read_text(encoding="utf-8", errors="replace")
+    except OSError as error:
+        raise Refused(f"{maps}: {error.strerror or error}") from None
+    found = links(page, quote(os.path.relpath(maps, out.absolute().parent)))
+    if not found:
+        raise Refused(f"{maps} is no page of 'anytime-cls explain'")
+    return found
+
+
 def _page(
-    drawn: list[Drawn], analysis: Analysis, material: Material, title: str, context: typer.Context
+    drawn: list[Drawn],
+    analysis: Analysis,
+    material: Material,
+    title: str,
+    context: typer.Context,
+    maps: dict[str, str],
 ) -> str:
     from anytime_cls.curves.leading import leading
     from anytime_cls.pictures.draw import draw, gallery
@@ -284,7 +317,7 @@ def _page(
     named = ", ".join(f"{word} {attrs[key]}" for word, key in keys if attrs.get(key))
     command = readable(shlex.join(["anytime-cls", *context.obj]))
     heading = title or f"Accuracy against compute: {named or 'anytime-cls'}"
-    return report(analysis, heading, command, pictures, gallery(analysis, material))
+    return report(analysis, heading, command, pictures, gallery(analysis, material), maps)
 
 
 def print_table(analysis: Analysis) -> None:

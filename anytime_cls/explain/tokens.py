@@ -192,3 +192,9 @@ def centre_and_border(square: Array) -> tuple[float, float]:
     a, b = (size // 4 for size in square.shape)
     inner[a : square.shape[0] - a, b : square.shape[1] - b] = True
     return float(square[inner].mean()), float(square[~inner].mean()) if not inner.all() else float("nan")
+
+
+def anchor(content: str) -> str:
+    """The address of a picture's section in a page of `explain`, by its content: SHA-256 of the crop,
+    hexadecimal, as traces have it."""
+    return f"picture-{content[:16]}"

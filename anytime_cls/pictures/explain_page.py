@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from string import Template
 
-from anytime_cls.explain.tokens import Explanation, TokenAccuracy
+from anytime_cls.explain.tokens import Explanation, TokenAccuracy, anchor
 from anytime_cls.pictures.explain import draw_accuracy, draw_one
 from anytime_cls.pictures.report import inline_svg, text
 from anytime_cls.pictures.style import svg_text
 
 
-def anchor(content: str) -> str:
-    """Of a picture by its content (SHA-256 of the crop, hexadecimal, as traces have it)."""
-    return f"picture-{content[:16]}"
+def links(page_text: str, href: str) -> dict[str, str]:
+    """Where a page's pictures are: the first 16 digits of their content → address. href: the page's own."""
+    return {
+        found: f"{href}#{anchor(found)}" for found in re.findall(r'id="picture-([0-9a-f]{16})"', page_text)
+    }
 
 
 def page(

@@ -33,6 +33,7 @@ class RaceShown:
     probability: float
     scores: Array
     picture: str
+    content: str = ""  # SHA-256 of the crop, hexadecimal, where the trace has it
 
 
 def choose(run: StudyRun, n: int) -> tuple[list[int], list[int]]:
@@ -53,7 +54,7 @@ def shown(trace: Trace, run: StudyRun, rows: list[int], ids: list[str], truth: A
         out.append(RaceShown(
             ids[row], trace.labels[label] if label >= 0 else "", int(run.prediction[row]), label,
             int(run.orders[row]), float(run.passes[row]), float(run.probability[row]), scores,
-            thumbnail(trace, at),
+            thumbnail(trace, at), str(trace.images["content"][at]),
         ))  # fmt: skip
     return out
 

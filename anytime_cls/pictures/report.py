@@ -60,9 +60,15 @@ class Gallery:
 
 
 def report(
-    analysis: Analysis, title: str, command: str, pictures: Sequence[Picture], gallery: Gallery | None
+    analysis: Analysis,
+    title: str,
+    command: str,
+    pictures: Sequence[Picture],
+    gallery: Gallery | None,
+    maps: Mapping[str, str] | None = None,
 ) -> str:
-    """The whole page. command: the one that made it. pictures: the first leads, the others are folded."""
+    """The whole page. command: the one that made it. pictures: the first leads, the others are folded. maps:
+    where a race's evidence is drawn (`explain_page.links`)."""
     study, focus = analysis.study, analysis.focus
     environment = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_clean,
@@ -78,7 +84,7 @@ def report(
     return environment.get_template("report.html").render(
         title=title, verdict=verdict(analysis, focus), tiles=list(tiles(analysis)),
         lead=figures[0], pictures=figures[1:], rules=_rules(analysis), rules_note=_rules_note(analysis),
-        races=[_race(race, study.labels) for race in races],
+        races=[_race(race, study.labels, maps or {}) for race in races],
         gallery_words=f"{run_words(analysis, focus)}, on the easiest and the hardest pictures.",
        
         words=[{"term": term, "id": key, "meaning": text} for term, key, text in words()], command=command,
@@ -209,7 +215,7 @@ def _ratio(row: Mapping[str, Any], name: str) -> str:
     return f"{times(row[name])}× [{times(row[name + '_low'])}, {times(row[name + '_high'])}]"
 
 
-def _race(race: RaceShown, labels: list[str]) -> dict[str, Any]:
+def _race(race: RaceShown, labels: list[str], maps: Mapping[str, str]) -> dict[str, Any]:
     known = race.truth >= 0
     return {
         "answer": labels[race.answer],
@@ -219,6 +225,7 @@ def _race(race: RaceShown, labels: list[str]) -> dict[str, Any]:
         "picture": race.picture, "small": race.picture.startswith("data:image/png"),
         "alt": f"a {race.label}" if race.label else "image without a label",
         "svg": Markup(race_svg(race.scores, race.answer, labels, race.truth)),
+        "map": maps.get(race.content[:16], ""),
     }  # fmt: skip
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+import shutil
 
 import numpy as np
 import pytest
@@ -11,7 +13,9 @@ from PIL import Image
 
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.explain.score import explain
-from anytime_cls.pictures.explain_page import anchor, page
+from anytime_cls.explain.tokens import anchor
+from anytime_cls.pictures.explain_page import page
+from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
 
@@ -112,3 +116,26 @@ def test_hostile_names_stay_text(tiny_model_dir, tmp_path):
         and "&lt;script&gt;" in text
         and "&amp; &lt;i&gt;" in text
     )
+
+
+def test_a_report_links_races_to_their_maps(folders, tiny_model_dir, tmp_path, capsys):
+    """Of the pictures that the page has, seen from where the report is; other pages are refused."""
+    shutil.rmtree(folders / "other")
+    (tmp_path / "my pages").mkdir()
+    why, trace, out = tmp_path / "my pages" / "why.html", tmp_path / "t.h5", tmp_path / "report.html"
+    assert run(tiny_model_dir, folders / "cat", "--orders", 1, "-o", why, "-q") == 0
+    sweep = ["sweep", str(folders), "--model", str(tiny_model_dir), "--rule", "fixed", "--max-orders", "4"]
+    assert main([*sweep, "-o", str(trace), "-q"]) == 0
+    plot = ["plot", str(trace), "--bootstrap", "0", "-q", "--maps"]
+    assert main([*plot, str(why), "-o", str(out)]) == 0
+    found = re.findall(r'<a href="(my%20pages/why.html#picture-[0-9a-f]{16})">', out.read_text())
+    with Trace.open(trace) as recorded:
+        label = recorded.images["label"] == recorded.labels.index("cat")
+        keys = {anchor(key) for key in recorded.images["content"][label]}
+    assert {link.split("#")[1] for link in found} == keys and len(keys) == 2
+    assert all(f'id="{key}"' in why.read_text() for key in keys)
+    capsys.readouterr()
+    for other, said in ((out, "is no page of 'anytime-cls explain'"), (tmp_path / "none", "No such file")):
+        assert main([*plot, str(other), "-o", str(tmp_path / "other.html")]) == 2
+        assert said in capsys.readouterr().err
+    assert main([*plot, str(why), "-o", str(tmp_path / "p.png")]) == 2
