@@ -26,7 +26,8 @@ def choose_stages(
 
     For every set, at the loosest of the thresholds with which these images' mean loss is within the risk.
     The images are few and the sets several, so stages must save twice the saving's standard error at least:
-    the merely cheapest set cost up to a tenth more than none on other images (`cifar10-recon`'s traces).
+    the merely cheapest set cost up to a tenth more than none on other images (traces of a model shipped
+    until commit c42a17e, docs/label-aware.md).
     """
     best = none = StageFit(target.risk)
     if not scores:

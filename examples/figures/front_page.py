@@ -1,9 +1,9 @@
-"""The README's picture: accuracy against orders, compute and a time budget, a row a model.
+"""A picture of several models: accuracy against orders, compute and a time budget, a row a model.
 
     anytime-cls sweep cifar10 --rule fixed --limit 1000 -o whole.h5
     anytime-cls sweep cifar10 --rule fixed --limit 1000 --orders stratified --prefix 8 --max-orders 64 \\
         -o m8.h5
-    python examples/figures/front_page.py cifar10=whole.h5,m8.h5 cifar10-recon=... -o front.png
+    python examples/figures/front_page.py cifar10=whole.h5,m8.h5 tiny-imagenet=... -o front.png
 
 Each argument is NAME=FILE,FILE,...: full traces (replayed here), or curves of `anytime-cls replay` with their
 traces, all of the same images. Drawn are the paper's classifier (K whole orders for every class, from K = 1),

@@ -1,6 +1,6 @@
 """What screens know: how often the answer of all K_max orders is among the classes that one would let in.
 
-    anytime-cls sweep cifar10 --root DATA/cifar10/test --model cifar10-recon --rule fixed \\
+    anytime-cls sweep cifar10 --root DATA/cifar10/test --model MODEL --rule fixed \\
         --orders stratified --prefix 16 --max-orders 32 --record-prefixes 4 \\
         --record-screens table,gradient -o full.h5
     python examples/figures/screen_recall.py full.h5 -o screening.png
