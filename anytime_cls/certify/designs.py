@@ -35,8 +35,9 @@ from anytime_cls.traces.cost import stage_cost
 
 Array = np.ndarray
 #: Thresholds tried, safe to loose: the moderated t's tail under which a pair is separated. The same at every
-#: look: on cifar10's traces more of it early (α ∝ 1/√n) or late (α ∝ √n), sharing α among the rivals left, or
-#: looking after every order changed passes at equal disagreement by a few percent either way, which is noise.
+#: look: on traces of the `cifar10` shipped until commit c42a17e more of it early (α ∝ 1/√n) or late (α ∝ √n),
+#: sharing α among the rivals left, or looking after every order changed passes at equal disagreement by a few
+#: percent either way, which is noise.
 ALPHAS = np.geomspace(1e-7, 0.5, 97)
 EVERY_LOOK = 64  # pulls up to which a race looks after every one: 2 to 8 % fewer passes at equal risk
 SPLIT = 0.5  # share of the images that are fitted on
