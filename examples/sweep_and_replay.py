@@ -19,13 +19,14 @@ folder, path = sys.argv[1:]
 classifier = AnytimeClassifier.load()
 dataset = open_dataset(folder, classifier.card, limit=100)
 
-# rule `fixed` scores every class on every order, which is what any other rule can be raced on
-options = RaceOptions(rule="fixed", orders="stratified", prefix=4, max_orders=32)
+# rule `fixed` scores every class on every order, which is what any other rule can be raced on; the calibrated
+# one also asks the screen that it begins with
+options = RaceOptions(rule="fixed", orders="stratified", prefix=16, max_orders=16, screens=("table",))
 plan = sweep_plan(dataset, classifier.card, options)
 attributes = sweep_provenance(plan, dataset, classifier.card)
 with TraceWriter.create(path, attributes, dataset.labels) as writer:
     tally = run_sweep(classifier, dataset, plan, writer)
-print(f"{path}: {tally.done} images in {tally.calls:,} calls of 4 tokens, {tally.accuracy:.1%} right")
+print(f"{path}: {tally.done} images in {tally.calls:,} calls of 16 tokens, {tally.accuracy:.1%} right")
 
 with Trace.open(path) as trace:
     curves = full_curves(trace, ["paired", "calibrated"], [0.01, 0.05], fitted=known_of(trace))

@@ -1,6 +1,6 @@
 """A race under a budget, watched: the answer that stands after every batch, and the one it ends with.
 
-python examples/watch_race.py examples/cat.jpg 40passes
+python examples/watch_race.py examples/bird.jpg 40passes
 """
 
 import sys

@@ -20,7 +20,7 @@ from anytime_cls.traces.schema import TraceError
 from anytime_cls_cli.main import main
 
 ROOT = Path(__file__).parents[1]
-CAT = ROOT / "examples/cat.jpg"
+BIRD = ROOT / "examples/bird.jpg"
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +30,7 @@ def classifier():
 
 @pytest.fixture(scope="module")
 def decision(classifier):
-    return classifier.classify(CAT)
+    return classifier.classify(BIRD)
 
 
 def test_a_line_says_what_it_is(classifier, decision):
@@ -45,7 +45,7 @@ def test_a_line_says_what_it_is(classifier, decision):
 def test_scores_are_the_records_class_by_class(classifier):
     """Columns are the classes raced, in the order they were given; the means are the ranking's."""
     ids = [7, 3, 5, 0]
-    decision = classifier.classify(CAT, RaceOptions(rule="fixed", max_orders=6, classes=ids))
+    decision = classifier.classify(BIRD, RaceOptions(rule="fixed", max_orders=6, classes=ids))
     scores = decision.scores()
     assert decision.classes == tuple(ids) and scores.shape == (6, 4) and np.isfinite(scores).all()
     for standing in decision.ranking:

@@ -38,11 +38,11 @@ def taught(name: str, monkeypatch: pytest.MonkeyPatch, *args: object) -> None:
 
 
 def test_a_race_is_watched_until_its_answer(monkeypatch, capsys):
-    taught("watch_race", monkeypatch, EXAMPLES / "cat.jpg", "40passes")
+    taught("watch_race", monkeypatch, EXAMPLES / "bird.jpg", "40passes")
     *steps, last = capsys.readouterr().out.splitlines()
     left = [int(step.split(" of 10 classes")[0].split()[-1]) for step in steps]
     assert len(steps) > 2 and left == sorted(left, reverse=True) and left[-1] == 1
-    assert "cat.jpg: cat (" in last and ", decided after " in last
+    assert "bird.jpg: bird (" in last and ", decided after " in last
 
 
 def test_a_folder_is_swept_and_replayed(tmp_path, monkeypatch, capsys):
@@ -51,12 +51,12 @@ def test_a_folder_is_swept_and_replayed(tmp_path, monkeypatch, capsys):
         shutil.copy(EXAMPLES / f"{name}.jpg", tmp_path / "data" / name)
     taught("sweep_and_replay", monkeypatch, tmp_path / "data", tmp_path / "full.h5")
     first, *runs = capsys.readouterr().out.splitlines()
-    assert first == f"{tmp_path / 'full.h5'}: 3 images in 960 calls of 4 tokens, 100.0% right"
+    assert first == f"{tmp_path / 'full.h5'}: 3 images in 480 calls of 16 tokens, 100.0% right"
     assert [run.split(":")[0] for run in runs] == [
         f"{rule} delta={delta}" for rule in ("paired", "calibrated") for delta in (0.01, 0.05)
     ]
     for run in runs:
-        assert "100.0% right, 100.0% agree" in run and int(run.split("x less")[0].split()[-1]) > 16
+        assert "100.0% right, 100.0% agree" in run and int(run.split("x less")[0].split()[-1]) > 8
 
 
 def test_a_folder_of_shifted_pictures(tmp_path, monkeypatch, capsys):

@@ -1,6 +1,6 @@
 """README's picture of a race: what `anytime-cls classify` draws in a terminal, as SVG (rich's export).
 
-python examples/figures/race_picture.py examples/cat.jpg -o docs/race.svg
+python examples/figures/race_picture.py examples/bird.jpg -o docs/race.svg
 """
 
 import argparse
