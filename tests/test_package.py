@@ -54,10 +54,10 @@ def test_what_an_index_shows_has_links_that_work_there():
 
 
 def test_the_readme_is_a_page():
-    """Two sentences, a race, two commands, one table, one curve; every file that it names is there."""
+    """Two sentences, a race, two commands, one curve, one comparison; every file that it names is there."""
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert len(readme.splitlines()) <= 120
-    assert readme.count("![") == 2 and readme.index("docs/race.svg") < readme.index("docs/curve.png")
+    assert readme.count("![") == 3 and readme.index("docs/race.svg") < readme.index("docs/curve.png")
     links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)]+)\)", readme) if "://" not in link]
     assert len(links) > 15 and all((ROOT / link).exists() for link in links)
     svg = (ROOT / "docs/race.svg").read_text(encoding="utf-8")
