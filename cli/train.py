@@ -217,8 +217,10 @@ def train(
              anytime-cls train data/cifar10 --out runs/cifar10 --epochs 20
     """
     from anytime_cls.training.outlook import outlook
+    from anytime_cls.training.place import check_place
 
     try:
+        check_place(out)
         seen = outlook(dataset, limit or None, seed)
         seen.check(calibrates=bool(calibration_images))
     except ValueError as error:  # before torch is imported
