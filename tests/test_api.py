@@ -123,7 +123,7 @@ def test_the_readme_s_snippet_gives_the_command_s_probability(capsys, monkeypatc
     """Both as README has them, one beside the other."""
     readme = (ROOT / "README.md").read_text("utf-8")
     code = re.search(r"```python\n(.*?)```", readme, re.S)[1]
-    command = re.search(r"^\$ .*?anytime-cls (classify examples/cat\.jpg[^\n&|]*)", readme, re.M)[1]
+    command = re.search(r"^\$ .*?anytime-cls (classify examples/bird\.jpg[^\n&|]*)", readme, re.M)[1]
     monkeypatch.chdir(ROOT)
     *body, last = ast.parse(code).body
     names: dict = {}

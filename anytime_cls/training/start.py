@@ -18,7 +18,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from anytime_cls.models.card import WEIGHTS, ModelCard
-from anytime_cls.models.load import load_model, load_vq
+from anytime_cls.models.load import load_model, load_vq, verified
 from anytime_cls.models.zoo import embedded_names, read_card
 from anytime_cls.scorers.shapes import LAYOUTS
 from anytime_cls.tokenizers.manifold import ManifoldTokenizer
@@ -45,7 +45,7 @@ class Start:
 
     def tokenizer_state(self) -> Mapping[str, Tensor]:
         """The tokenizer's tensors as they are stored."""
-        path = self.card.weights(WEIGHTS[1])
+        path = self.card.weights(WEIGHTS[1]) if self.card.files else verified(self.card, WEIGHTS[1])
         if path.suffix == ".safetensors":
             return load_file(path)
         return {key: value.contiguous() for key, value in load_vq(path).state_dict().items()}
