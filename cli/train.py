@@ -44,8 +44,8 @@ def train(
             "--from",
             metavar="MODEL",
             show_default=False,
-            help="Keep this model's tokens and network, and replace its classes: for few pictures, in about "
-            "a minute. none: train from nothing. Default: an embedded model for less than 2,000 pictures, "
+            help="Keep this model's tokens and network, and replace its classes: for few pictures, in some "
+            "minutes. none: train from nothing. Default: an embedded model for less than 2,000 pictures, "
             "none for more.",
         ),
     ] = "",
