@@ -12,10 +12,8 @@ import time
 from anytime_cls.engine.cost import CostModel
 from anytime_cls.plan.budget import Budget
 
-SPARE, STALL = (
-    0.05,
-    0.025,
-)  # kept back for stalls that nothing foretold: of a budget in seconds, seconds at most
+# kept back for stalls that nothing foretold: of a budget in seconds, seconds at most
+SPARE, STALL = 0.05, 0.025
 LAST = 3  # times a step's price: with less left it may be the last
 LOOKUP = 0.01  # whole passes: what takes less is a look-up, beside which a pass is dear
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from anytime_cls.datasets.base import Dataset
 from anytime_cls.files import lock, replace_file
+from anytime_cls.training.place import no_folder
 from anytime_cls.training.recipe import ImageSet, Recipe
 
 CHECKPOINTS = ("checkpoint-tokenizer.pt", "checkpoint-transformer.pt", "checkpoint-contrast.pt")
@@ -34,7 +35,7 @@ def taken(out: Path) -> Iterator[None]:
     try:
         out.mkdir(parents=True, exist_ok=True)
     except (FileExistsError, NotADirectoryError):
-        raise ValueError(f"{out} is no folder, nor can be one: choose another --out") from None
+        raise no_folder(out) from None
     locked = out / ".lock"
     fresh = not locked.exists()
     try:

@@ -24,6 +24,7 @@ from anytime_cls.scorers.reader import Discriminative, Head
 from anytime_cls.scorers.sigma import SigmaGPT
 from anytime_cls.training.loop import _mix, _resumed, mixed_precision, save_checkpoint
 from anytime_cls.training.recipe import Report
+from anytime_cls.training.transformer import adamw
 
 Net = TypeVar("Net", bound=nn.Module)
 BACKWARD = 3  # a step's FLOPs over its forward pass's, as they are usually counted
@@ -91,7 +92,7 @@ def fit(
     device = next(net.parameters()).device
     batch = min(schedule.batch_size, n)
     last = schedule.limit.steps_of(BACKWARD * flops * batch)
-    optimiser = _adamw(net, schedule, device)
+    optimiser = adamw(net, schedule.lr, schedule.weight_decay)
     mean = copy.deepcopy(net).requires_grad_(False)  # torch's AveragedModel waits for the device every step
     saved, step = schedule.checkpoint, 0
     if saved is not None and saved.exists():
@@ -162,15 +163,6 @@ def _batches(n: int, batch: int, seed: int, step: int, device: torch.device) -> 
 def _average(mean: nn.Module, net: nn.Module, kept: float) -> None:
     """Exponential; its first steps are a plain mean, so that initial weights count for little."""
     torch._foreach_lerp_([*mean.parameters()], [*net.parameters()], 1 - kept)
-
-
-def _adamw(net: nn.Module, schedule: Schedule, device: torch.device) -> torch.optim.AdamW:
-    """Only matrices decay."""
-    groups = [
-        {"params": [p for p in net.parameters() if p.ndim > 1], "weight_decay": schedule.weight_decay},
-        {"params": [p for p in net.parameters() if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=schedule.lr, betas=(0.9, 0.95), fused=device.type == "cuda")
 
 
 def _seen(views: Tensor, index: Tensor, generator: torch.Generator) -> Tensor:

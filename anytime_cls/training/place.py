@@ -6,7 +6,11 @@ import os
 from pathlib import Path
 
 
+def no_folder(out: Path) -> ValueError:
+    return ValueError(f"{out} is no folder, nor can be one: choose another --out")
+
+
 def check_place(out: Path) -> None:
     """Raises ValueError if something that is no folder lies there."""
     if os.path.lexists(out) and not out.is_dir():
-        raise ValueError(f"{out} is no folder, nor can be one: choose another --out")
+        raise no_folder(out)
