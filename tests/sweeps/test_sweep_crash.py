@@ -48,21 +48,23 @@ def done(path: Path) -> int:
         return 0
 
 
-def test_sigkill_ten_times_at_random_moments(command, whole, tmp_path):
+def test_sigkill_up_to_ten_times_at_random_moments(command, whole, tmp_path):
     path, log = tmp_path / "x.h5", tmp_path / "log"
     parts = path.with_name("x.h5.parts")
     rng = random.Random(20)
     seen = [0]
     for _ in range(10):
         wanted = len(list(parts.glob("part-*.h5"))) + rng.randrange(4)
-        process = start([*command, path, "--resume"], log, slow=0.002)
-        wait_for(lambda: len(list(parts.glob("part-*.h5"))) >= wanted, log)  # noqa: B023
+        process = start([*command, path, "--resume"], log, slow=0.01)
+        wait_for(lambda: len(list(parts.glob("part-*.h5"))) >= min(wanted, 22), log)  # noqa: B023
         time.sleep(rng.uniform(0, 0.1))
         process.kill()
         process.join()
         assert process.exitcode == -signal.SIGKILL, log.read_text()
         seen.append(done(path))
-    assert seen == sorted(seen) and len(set(seen)) > 4 and seen[-1] < 48
+        if seen[-1] > 42:  # a fast machine: the next could end before it is killed
+            break
+    assert seen == sorted(seen) and len(set(seen)) > 4
     process = start([*command, path, "--resume"], log)
     process.join()
     assert process.exitcode == 0, log.read_text()
