@@ -209,7 +209,8 @@ class AnytimeClassifier:
             image = decode(source)
             began = time.perf_counter()  # the budget runs from the decoded image
             seen = self._views(image, plan.views)
-            encoded, content, views = seen.encoded(0), seen.content, seen if plan.views.varies else None
+            content, views = seen.content, seen if plan.views.varies else None
+            encoded = seen.whole() if plan.screens or plan.fallback else seen.encoded(0)
         except ImageError as reason:
             error = str(reason)
         race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)

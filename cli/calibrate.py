@@ -206,6 +206,7 @@ def _show(fitted: dict[str, Any], confidence: float) -> None:
     held = first["held_out"]
     images = (fitted.get("designs") or [fitted])[0]["calibration_images"]
     orders = f"{first['k_max']} orders" + (f" of {first['prefix']} tokens" if "prefix" in first else "")
+    orders += f" on {first['crops']} crops" if "crops" in first else ""
     full = (
         f"; all {orders}: accuracy {percent(held['full_accuracy']['value'])}"
         if "full_accuracy" in held

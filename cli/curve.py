@@ -165,6 +165,8 @@ def _steps(
     orders: dict[str, Any] = {"rule": "fixed", "orders": str(design.draws), "max_orders": design.k_max}
     if not race.plan.whole:
         orders["prefix"] = design.steps
+    if design.crops != "center":
+        orders["crops"] = design.crops
     if race.plan.screens:
         orders["record_screens"] = tuple(race.plan.screens)
     steps = [race, step("all its orders", "orders", True, **orders)]

@@ -124,7 +124,7 @@ def _classify(
             help="Over orders: mean (of log p), logmeanexp or softmax; the last two need --rule fixed.",
         ),
     ] = "mean",
-    crops: option.Crops = "center",
+    crops: option.Crops = None,
     latent_noise: option.LatentNoise = 0.0,
     preset: option.Preset = None,
     device: option.Device = "auto",

@@ -94,11 +94,12 @@ Preset = Annotated[
     ),
 ]  # fmt: skip
 Crops = Annotated[
-    str,
+    str | None,
     Option(
         rich_help_panel=RACE,
         metavar="NAME",
-        help="center, or random: every order sees a new crop of 0.8 to 1.0 of the image.",
+        help="center; or a new view an order: random (a crop of 0.8 to 1.0 of the image), resized (of other "
+        "proportions too, half of them mirrored). Default: as the model recommends, else center.",
     ),
 ]
 LatentNoise = Annotated[

@@ -198,10 +198,10 @@ def _remarks(trace: Trace, fitted: Fitted, prefixes: list[int] | None) -> Iterat
     errors = int((trace.images["error"] != "").sum())
     if errors:
         yield f"{errors} of {len(trace)} images could not be classified: they are left out"
-    draws = str(trace.attrs.get("order_sampler", "uniform"))
+    draws, crops = str(trace.attrs.get("order_sampler", "uniform")), trace.crops
     there = {trace.pass_tokens, *trace.attrs.get("prefixes", ())}
     lengths = [m for m in prefixes or [trace.pass_tokens] if m in there]
-    if not all("paired" in fitted.of(draws, m).priors for m in lengths):
+    if not all("paired" in fitted.of(draws, m, crops).priors for m in lengths):
         yield (
             "no variance priors for such races: paired and marginal use the plain t, strict is left "
             "out; --model or --priors-from name some"

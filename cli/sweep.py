@@ -51,7 +51,7 @@ def sweep(
     orders: option.Orders = None,
     prefix: option.Prefix = None,
     screen: option.Screen = None,
-    crops: option.Crops = "center",
+    crops: option.Crops = None,
     latent_noise: option.LatentNoise = 0.0,
     preset: option.Preset = None,
     seed: Annotated[int, Option(metavar="N", help="Decides the random orders, and --limit's choice.")] = 0,

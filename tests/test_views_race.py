@@ -111,8 +111,8 @@ def test_priors_of_the_centre_crop_are_not_used(classifier: AnytimeClassifier) -
     plain, varied = (make(RaceOptions(rule="paired", crops=crops), card) for crops in ("center", "random"))
     assert "Moderated" in type(plain.rule.bound).__name__  # type: ignore[attr-defined]
     assert "Plain" in type(varied.rule.bound).__name__  # type: ignore[attr-defined]
-    with pytest.raises(ValueError, match="fitted to one view"):
-        make(RaceOptions(rule="calibrated", crops="random"), card)
+    with pytest.raises(ValueError, match="fitted without latent noise"):
+        make(RaceOptions(rule="calibrated", latent_noise=0.1), card)
     about = provenance(varied, card, "files")
     assert (about["crops"], about["latent_noise"], about["priors"]) == ("random", None, "{}")
     about = provenance(plain, card, "files")
@@ -183,7 +183,7 @@ def test_classify_by_preset(folder: Path, tiny_model_dir: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--crops", "corner"), "unknown crops 'corner': choose from center, random"),
+        (("--crops", "corner"), "unknown crops 'corner': choose from center, random, resized"),
         (("--latent-noise", "2"), "latent noise must lie between 0 and 1, not 2"),
         (("--preset", "papers"), "unknown preset 'papers': choose from paper, paper-raster, paper-constant"),
     ],

@@ -122,9 +122,8 @@ class Design:
     @property
     def about(self) -> dict[str, Any]:
         """The races that an entry is for."""
-        source, prefix = self.source, self.source.design_prefix(self.prefix)
-        about = {"k_max": source.k_max, "order_sampler": source.sampler_name, "n_classes": source.n_classes}
-        return about if prefix is None else about | {"prefix": prefix}
+        source = self.source
+        return {"k_max": source.k_max, "n_classes": source.n_classes} | source.named(self.prefix)
 
     def spent(self, races: Races) -> tuple[Array, Array, Array]:
         """Passes of any length, tokens, and compute in whole passes, of each race: three [I]."""

@@ -68,9 +68,8 @@ def fit_trace(trace: Trace) -> dict[str, Any]:
     temperature = fit_temperature(decision_means(make_rule("paired", 0.05, priors), scores), label)
     single = {key: replace(prior, scale=prior.scale * source.block) for key, prior in priors.items()}
     fit = {"temperature": temperature, "priors": {key: prior.to_dict() for key, prior in single.items()}}
-    prefix = source.design_prefix()
-    if prefix is not None:
-        fit = {"designs": [{"order_sampler": source.sampler_name, "prefix": prefix} | fit]}
+    if source.named() != {"order_sampler": source.sampler_name}:
+        fit = {"designs": [{"prefix": source.tokens} | source.named() | fit]}
     return fit | {"calibration_images": len(label)}
 
 
@@ -83,13 +82,14 @@ def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images
     if trace.attrs.get("model_sha256") != card.sha256[WEIGHTS[0]]:
         raise ValueError(f"{trace.path} was recorded with other weights than {card.name}'s")
     source, scores, label = labelled(trace)
-    fit = card.fitted.of(source.sampler_name, source.pass_tokens)
+    fit = card.fitted.of(source.sampler_name, source.pass_tokens, source.crops)
     if not {"paired", "marginal"} <= fit.priors.keys():
         raise ValueError(f"{card.name} has no priors for such races: 'anytime-cls calibrate' fits them")
     priors, temperature = fit.of_pulls(source.block), 1.0 if fit.temperature is None else fit.temperature
     probability = softmax(decision_means(make_rule("paired", 0.05, priors), scores) / temperature, axis=1)
     correct = probability.argmax(axis=1) == label
     tokens = {} if source.design_prefix() is None else {"pass_tokens": source.pass_tokens}
+    crops = {} if source.crops == "center" else {"crops": source.crops}
     return {
         "measured_on": measured_on,
         "images": len(label),
@@ -99,6 +99,7 @@ def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images
         "ece_at_decision": round(expected_calibration_error(probability.max(axis=1), correct), 4),
         "orders": source.sampler_name,
         **tokens,
+        **crops,
         "dataset": trace.attrs.get("dataset"),
     }
 

@@ -43,13 +43,13 @@ def try_design(trace: Trace) -> Tried:
     """Raises ValueError, in one line, for a trace that is not full, or of too few images to fit anything."""
     fitted = fit_trace(trace)
     source, pulls, label = labelled(trace)
-    known = Fitted.read(fitted, source.tokens).of(source.sampler_name, source.pass_tokens)
+    known = Fitted.read(fitted, source.tokens).of(source.sampler_name, source.pass_tokens, source.crops)
     assert known.temperature is not None  # fit_trace fits one
     means = pulls.mean(axis=1)
     loss = -log_softmax(means / known.temperature, axis=1)[np.arange(len(label)), label]
     races = run(make_rule("paired", DELTA, known.of_pulls(source.block)), pulls)
     design = Design(source, None)
-    about = {"order_sampler": source.sampler_name, "prefix": source.design_prefix(), "k_max": source.k_max}
+    about = {"k_max": source.k_max, "prefix": None} | source.named()
     right = proportion(means.argmax(axis=1) == label)
     return Tried(about, loss, float(design.spent(races)[2].mean()), right, fitted)
 

@@ -63,8 +63,8 @@ def store_calibration(
     if "screens" in calibration:
         fields["screens"] = fields.get("screens", {}) | calibration["screens"]
     if "designs" in calibration:
-        old = {(d["order_sampler"], d["prefix"]): d for d in fields.get("designs", ())}
-        new = {(d["order_sampler"], d["prefix"]): d for d in calibration["designs"]}
+        old = {_draws(design): design for design in fields.get("designs", ())}
+        new = {_draws(design): design for design in calibration["designs"]}
         both = old | new if replace_priors else new | old
         fields["designs"] = [both[key] for key in sorted(both)]
     if recommend is not None:
@@ -78,7 +78,8 @@ def _recommended(calibration: Mapping[str, Any], risk: float) -> dict[str, Any]:
     """The `race` of model.json: what `plan.make` falls back to."""
     entry = _entry(calibration, risk)
     return {"rule": "calibrated", "delta": risk, "orders": entry["order_sampler"],
-            "prefix": entry.get("prefix"), "max_orders": entry["k_max"]}  # fmt: skip
+            "prefix": entry.get("prefix"), "max_orders": entry["k_max"],
+            **({"crops": entry["crops"]} if "crops" in entry else {})}  # fmt: skip
 
 
 def _entry(calibration: Mapping[str, Any], risk: float) -> Mapping[str, Any]:
@@ -98,15 +99,18 @@ def write_json(path: Path, fields: Mapping[str, Any]) -> None:
         raise ModelError(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
+def _draws(entry: Mapping[str, Any]) -> tuple[str, int, str]:
+    return entry["order_sampler"], entry.get("prefix") or 0, entry.get("crops", "center")
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
     loss = entry.get("loss", DISAGREEMENT)
-    prefix = entry.get("prefix") or 0
-    return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], loss, entry["risk"]
+    return *_draws(entry), entry["n_classes"], entry["k_max"], loss, entry["risk"]
 
 
-def _abstain_key(entry: Mapping[str, Any]) -> tuple[str, int, int, int, str, float]:
-    prefix, risk = entry.get("prefix") or 0, entry.get("risk") or 0.0
-    return entry["order_sampler"], prefix, entry["n_classes"], entry["k_max"], entry["rule"], risk
+def _abstain_key(entry: Mapping[str, Any]) -> tuple[Any, ...]:
+    risk = entry.get("risk") or 0.0
+    return *_draws(entry), entry["n_classes"], entry["k_max"], entry["rule"], risk
 
 
 def copy_model(card: ModelCard, folder: Path) -> None:

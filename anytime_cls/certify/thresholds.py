@@ -86,10 +86,8 @@ def calibrate_trace(
     """
     confidence = 1 - (1 - confidence) / designs
     targets = _targets(risks, drops, confidence, mean)
-    if trace.varies:
-        raise ValueError(
-            f"{trace.path} was recorded with random crops or latent noise; calibrations are for one view"
-        )
+    if trace.noisy:
+        raise ValueError(f"{trace.path} was recorded with latent noise; calibrations are without")
     source = Source(trace)
     design = _design(source, prefix, stages)
     label = trace.images["label"]
@@ -131,7 +129,7 @@ def calibrate_trace(
     none = abstentions(design, parts.held_out, settled, None if mean else confidence)
     entries["abstain"] = [entry | where for entry in none]
 
-    whose = ("model", "model_sha256", "tokenizer_sha256", "dataset", "order_sampler", "dtype")
+    whose = ("model", "model_sha256", "tokenizer_sha256", "dataset", "order_sampler", "crops", "dtype")
     mine = {key: trace.attrs[key] for key in whose if key in trace.attrs}
     alone = first.screens()
     return {
@@ -220,10 +218,10 @@ class FirstLook:
             "calibration_images": self.n,
             "priors": {key: prior.to_dict() for key, prior in priors.items()},
         } | self.temperature(make_rule("paired", 0.05, self.priors))  # fmt: skip
-        if "prefix" not in about:
+        if "prefix" not in about and "crops" not in about:
             return fitted
-        own = {key: about[key] for key in ("order_sampler", "prefix")}
-        return {"priors": {}, "designs": [own | fitted]}
+        own = {key: about[key] for key in ("order_sampler", "prefix", "crops") if key in about}
+        return {"priors": {}, "designs": [{"prefix": self.design.source.tokens} | own | fitted]}
 
 
 def _first_look(design: Design, parts: Split, label: Array) -> FirstLook:

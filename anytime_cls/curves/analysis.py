@@ -175,6 +175,7 @@ def _as_recommended(runs: Sequence[StudyRun], model: str, race: Recommended) -> 
         if (run.model, run.rule, run.k_max) == (model, race.rule, race.max_orders)
         and not run.live and "loss" not in run.settings and run.settings.get("knob") == "delta"
         and (run.whole if race.prefix is None else run.settings.get("prefix") == race.prefix)
+        and run.settings.get("crops", "center") == race.crops
     ]  # fmt: skip
     if not like:
         return []

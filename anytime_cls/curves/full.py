@@ -118,7 +118,7 @@ def run_plan(own: RacePlan, source: Source, fitted: Fitted, spec: Spec) -> RaceP
     design = source.design(spec.prefix, spec.k_max)
     rule = fitted_rule(fitted, spec.rule, delta, design, source.block, **settings)
     temperature = temperature_at(rule, source.temperature(fitted, design.steps))
-    known = fitted.of(design.draws, design.steps).temperature is not None
+    known = fitted.of(design.draws, design.steps, design.crops).temperature is not None
     return replace(
         own, design=design, block=source.block, rule=rule, delta=delta, temperature=temperature, fitted=known
     )
@@ -126,7 +126,7 @@ def run_plan(own: RacePlan, source: Source, fitted: Fitted, spec: Spec) -> RaceP
 
 def default_rules(source: Source, fitted: Fitted, prefixes: Sequence[int] | None = None) -> list[str]:
     """All rules that can be raced at these prefixes: `strict` needs a prior, `calibrated` a calibration."""
-    known = [fitted.of(source.sampler_name, m).priors for m in prefixes or [source.pass_tokens]]
+    known = [fitted.of(source.sampler_name, m, source.crops).priors for m in prefixes or [source.pass_tokens]]
     names = [name for name in RULES if name != "strict" or all("paired" in priors for priors in known)]
     names += [name for name in SCREEN_RULES if name in source.screens]
     return names + ([CALIBRATED] if calibrated_specs(source, fitted, prefixes) else [])

@@ -6,7 +6,7 @@ intervals; `point_rows` is the table of every point that goes beside a picture a
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -161,7 +161,7 @@ def join(files: Sequence[tuple[str, Curves]]) -> Study:
             raise StudyError(f"{name} and {first_name} give image {ids[differs[0]]!r} different labels")
         label = np.where(label >= 0, label, other)
     models = _models([curves.attrs for _, curves in files])
-    samplers = [str(curves.attrs.get("order_sampler", "uniform")) for _, curves in files]
+    samplers = [_draws(curves.attrs) for _, curves in files]
     designs = [
         (model, sampler, _pass_tokens(curves.attrs))
         for model, sampler, (_, curves) in zip(models, samplers, files, strict=True)
@@ -223,14 +223,21 @@ def _curve(run: CurveRun, attrs: dict[str, Any], sampler: str) -> str:
     return name + " (live)" if run.settings.get("source") == "live" else name
 
 
+def _draws(attrs: Mapping[str, Any]) -> str:
+    """What its orders are drawn by, and seen on: "uniform", "stratified resized"."""
+    crops = str(attrs.get("crops", "center"))
+    return str(attrs.get("order_sampler", "uniform")) + ("" if crops == "center" else f" {crops}")
+
+
 def _study_run(
     run: CurveRun, at: Array, names: tuple[str, str, str], full: Array, curves: Curves
 ) -> StudyRun:
     passes = _passes(run, curves)[at]
     flops, tokens = curves.attrs.get("flops"), curves.attrs.get("tokens")
     prefix = run.settings.get("prefix", _pass_tokens(curves.attrs) or tokens)
+    crops = {"crops": curves.attrs["crops"]} if "crops" in curves.attrs else {}
     return StudyRun(
-        *names, prefix == tokens, dict(run.settings),
+        *names, prefix == tokens, {**run.settings, **crops},
         prediction=np.asarray(run.prediction)[at], full=full, rank=np.asarray(run.rank)[at],
         orders=np.asarray(run.orders, float)[at], passes=passes,
         seconds=np.asarray(run.seconds, float)[at], probability=np.asarray(run.probability, float)[at],

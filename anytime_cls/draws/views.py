@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from anytime_cls.draws.keyed import words
 
-CROPS = ("center", "random")
+CROPS = ("center", "random", "resized")
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class ViewSampler:
 
     Parameters
     ----------
-    crops : `center` (one crop for all orders) or `random` (a new one every order)
+    crops : `center` (one crop for all orders), `random` (a new one every order, as the paper's classifier
+        takes it) or `resized` (a new one every order, of other proportions, half of them mirrored)
     noise : t of the latent noise (`tokenizers.base`), in [0, 1]; drawn anew every order
     seed : any integer; the same as the orders' gives views independent of them
 
@@ -43,11 +44,13 @@ class ViewSampler:
     @property
     def varies(self) -> bool:
         """Whether every order has tokens of its own. (Then even one order, as `raster`, has many pulls.)"""
-        return self.crops == "random" or self.noise > 0
+        return self.crops != "center" or self.noise > 0
 
     def crop_words(self, content: bytes, k: int) -> list[int]:
-        """What the random crop of order k is drawn by (`pixels.crops.random_crop`): three 64-bit words."""
-        return [int(word) for word in words(self._key("crop", content, k), 3)]
+        """What the crop of order k is drawn by: 64-bit words, three for `pixels.crops.random_crop`, five for
+        `pixels.crops.resized_crop`."""
+        n = 5 if self.crops == "resized" else 3
+        return [int(word) for word in words(self._key("crop", content, k), n)]
 
     def noise_key(self, content: bytes, k: int) -> bytes:
         """What order k's latent noise is drawn by (`keyed.normal`)."""

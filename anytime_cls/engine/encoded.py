@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from anytime_cls.draws.views import ViewSampler
-from anytime_cls.pixels.crops import center_crop, content_key, random_crop, reduced
+from anytime_cls.pixels.crops import center_crop, content_key, random_crop, reduced, resized_crop
 from anytime_cls.scorers.base import Encoded, Scorer
 
 
@@ -16,7 +16,8 @@ def crop_of(sampler: ViewSampler, image: Image.Image, size: int, content: bytes,
     """The square [size, size] of an RGB image that order k is scored on."""
     if sampler.crops == "center":
         return center_crop(image, size)
-    return random_crop(image, size, sampler.crop_words(content, k))
+    drawn = random_crop if sampler.crops == "random" else resized_crop
+    return drawn(image, size, sampler.crop_words(content, k))
 
 
 class Views:
@@ -42,6 +43,13 @@ class Views:
         self.content = content_key(center_crop(self._image, size))
         self.slowest = 0.0
         self._encoded: dict[int, Encoded] = {}
+
+    def whole(self) -> Encoded:
+        """What the scorer reads of the centre crop, which screens rank classes by: not kept."""
+        if not self.sampler.varies:
+            return self.encoded(0)
+        crop = np.asarray(center_crop(self._image, self.size))
+        return self.scorer.encode(crop[None])[0]
 
     def encoded(self, k: int) -> Encoded:
         """What the scorer reads of the view that draw k is scored on."""

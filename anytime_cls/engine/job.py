@@ -24,7 +24,7 @@ class Job:
 
     `length`: steps of every draw that a pass scores. `prefixes` (ascending, each shorter than a pass): a pass
     also gives the running score there, recorded before its own. `seconds` starts as what the image has cost
-    before the engine had it. `views`: where every draw sees a view of its own; `encoded` is the first's.
+    before the engine had it. `views`: where every draw sees a view of its own; `encoded` is what screens see.
     """
 
     index: int  # position in the caller's sequence

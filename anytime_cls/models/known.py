@@ -18,9 +18,9 @@ def known_of(trace: Trace, model: str | None = None, calibration: str | Path | N
     """What to replay a trace with.
 
     From a file of `anytime-cls calibrate`, or from a model (name or folder), or else the trace's own priors
-    and what the embedded model it was recorded with knows, if it was. A model's are for one view of every
-    image: a trace whose orders had views of their own gets none of them. Raises ReplayError (or ModelError)
-    where there is no such file or model, or it is not the trace's.
+    and what the embedded model it was recorded with knows, if it was. A model's are without latent noise: a
+    trace with it gets none of them. Raises ReplayError (or ModelError) where there is no such file or model,
+    or it is not the trace's.
     """
     sha = trace.attrs.get("model_sha256")
     if calibration is not None:
@@ -33,8 +33,8 @@ def known_of(trace: Trace, model: str | None = None, calibration: str | Path | N
                 f"{trace.path} was recorded with other weights than {model}'s (model "
                 f"{trace.attrs.get('model', '?')!r}, SHA-256 {sha[:12]}...)"
             )
-        return own if trace.varies else card.fitted
-    for name in () if trace.varies else embedded_names():
+        return own if trace.noisy else card.fitted
+    for name in () if trace.noisy else embedded_names():
         card = read_card(name)
         if card.sha256[WEIGHTS[0]] == sha:
             return card.fitted.merge(own)

@@ -13,6 +13,8 @@ from PIL import Image
 from anytime_cls.pixels.decode import PANORAMA, Floats
 
 CROP_SHARES = (0.8, 1.0)  # a random crop's side, as a share of the picture's short side: from, to
+RESIZED_AREA = 0.5  # of a resized crop, the least share of the centre crop
+RESIZED_RATIO = 4 / 3  # and the greatest of its proportions
 
 
 def center_crop(image: Image.Image, size: int) -> Image.Image:
@@ -46,6 +48,32 @@ def random_crop(image: Image.Image, size: int, words: Sequence[int]) -> Image.Im
     image = _resized(_halved(image, side), side)
     top, left = words[1] % (image.height - size + 1), words[2] % (image.width - size + 1)
     return image.crop((left, top, left + size, top + size))
+
+
+def resized_crop(image: Image.Image, size: int, words: Sequence[int]) -> Image.Image:
+    """A random rectangle of the centre crop of an RGB image, stretched to [size, size], or its mirror image.
+
+    As torchvision's RandomResizedCrop and RandomHorizontalFlip: its area is uniform from RESIZED_AREA of the
+    crop to all of it, its proportions log-uniform from 1 / RESIZED_RATIO to RESIZED_RATIO, its sides cut to
+    the crop's, any place equally likely; BILINEAR. It is cut from the centre crop at `size`, not from the
+    picture, so that a photograph's is no sharper than what small models are trained on
+    (`training.distort.crops`).
+
+    words: five integers of 64 bits that decide area, proportions, left, top and mirroring.
+    """
+    if len(words) != 5 or not all(0 <= word < 1 << 64 for word in words):
+        raise ValueError(f"a resized crop takes five integers from 0 to 2^64 - 1, not {list(words)}")
+    area, ratio, x, y, mirror = (word / 2**64 for word in words)
+    share = RESIZED_AREA + (1 - RESIZED_AREA) * area
+    proportion = RESIZED_RATIO ** (2 * ratio - 1)
+    width = size * min(1.0, math.sqrt(share * proportion))
+    height = size * min(1.0, math.sqrt(share / proportion))
+    left, top = x * (size - width), y * (size - height)
+    how, crop = Image.Resampling.BILINEAR, center_crop(image, size)
+    # one pass at a time: which of them Pillow runs first has changed, and rounding between them shows it
+    crop = crop.resize((size, size), how, (left, 0, left + width, size))
+    crop = crop.resize((size, size), how, (0, top, size, top + height))
+    return crop.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if mirror < 0.5 else crop
 
 
 def crop_sides(size: int) -> tuple[int, int]:

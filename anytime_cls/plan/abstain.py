@@ -10,7 +10,7 @@ from anytime_cls.race.fitted import Abstention
 
 def abstention(card: ModelCard, plan: RacePlan) -> Abstention | None:
     """What the model was calibrated to for races by this plan; None where it was not."""
-    if plan.views.varies:  # fitted to one view of every image
+    if plan.noise:  # fitted without
         return None
     risk = plan.rule.holds
     for entry in card.fitted.abstain:

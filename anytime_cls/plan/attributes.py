@@ -29,7 +29,7 @@ def provenance(
     recorded = [*plan.record, m]
     named = [*plan.screens, plan.fallback] if plan.fallback else list(plan.screens)
     screens = [shape.screens[name] for name in named]
-    fit = Fit() if plan.views.varies else card.fitted.of(plan.design.draws, m)
+    fit = Fit() if plan.noise else card.fitted.of(plan.design.draws, m, plan.design.crops)
     priors = {key: prior.to_dict() for key, prior in fit.priors.items()}
     return {
         "model": plan.model,
@@ -48,7 +48,7 @@ def provenance(
         "screen_flops": [a + b * plan.design.n_classes for a, b in screens] or None,
         "seed": plan.seed,
         "order_sampler": plan.design.draws,
-        "crops": None if plan.crops == "center" else plan.crops,
+        "crops": None if plan.design.crops == "center" else plan.design.crops,
         "latent_noise": plan.noise or None,
         "aggregate": plan.aggregate,
         "rule": plan.rule.name,

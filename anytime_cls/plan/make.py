@@ -17,7 +17,9 @@ from anytime_cls.race.fitted import Design, Fitted
 from anytime_cls.race.registry import CALIBRATED, fitted_rule, temperature_at
 from anytime_cls.race.rules import Rule
 
-_DEFAULTS: dict[str, Any] = {"rule": "paired", "delta": 0.05, "max_orders": 32, "orders": "uniform"}
+_DEFAULTS: dict[str, Any] = {
+    "rule": "paired", "delta": 0.05, "max_orders": 32, "orders": "uniform", "crops": "center",
+}  # fmt: skip
 _RACE = (*_DEFAULTS, "prefix")
 
 
@@ -39,16 +41,12 @@ def make(
     ids = [int(i) for i in (card.class_ids(options.classes) if class_ids is None else class_ids)]
     chosen, why = _choose(options, card, preset)
     design, block = _design(chosen, options, card, len(ids))
-    varies = options.views.varies
-    fitted = Fitted(card.tokens) if varies else card.fitted  # fitted to one view of every image
+    fitted = Fitted(card.tokens) if options.latent_noise else card.fitted  # fitted without noise
     delta = float(chosen["delta"])
 
     def ruled(name: str) -> Rule:
-        if varies and name == CALIBRATED:
-            raise ValueError(
-                "rule 'calibrated' was fitted to one view of an image: name another with random crops or "
-                "noise"
-            )
+        if options.latent_noise and name == CALIBRATED:
+            raise ValueError("rule 'calibrated' was fitted without latent noise: name another with it")
         return _screened(fitted_rule(fitted, name, delta, design, block), options.screen)
 
     try:
@@ -60,7 +58,7 @@ def make(
     screens = _screens(rule, options, card)
     reporting = rule.pair_bound or ruled("paired").pair_bound
     assert reporting is not None
-    own = fitted.of(design.draws, design.steps).temperature
+    own = fitted.of(design.draws, design.steps, design.crops).temperature
     return RacePlan(
         model=card.name,
         method=card.method,
@@ -69,7 +67,6 @@ def make(
         tokens=card.tokens,
         class_ids=tuple(ids),
         labels=tuple(card.labels[i] for i in ids),
-        crops=options.crops,
         noise=float(options.latent_noise),
         seed=options.seed,
         design=design,
@@ -108,14 +105,14 @@ def _screens(rule: Rule, options: RaceOptions, card: ModelCard) -> tuple[str, ..
         if name not in card.shape.screens:
             there = ", ".join(card.shape.screens) or "none"
             raise ValueError(f"{card.name} has no screen {name!r}: it has {there}")
-    if names and options.views.varies:
-        raise ValueError("screens see one view of an image: leave random crops and noise out")
+    if names and options.latent_noise:
+        raise ValueError("screens see an image without noise: leave latent noise out")
     return names
 
 
 def _fallback(options: RaceOptions, card: ModelCard, screens: tuple[str, ...]) -> str:
     """The cheapest screen, for budgets that allow nothing better; "" where there is a screen anyway."""
-    if options.limit is None or screens or options.screen == "none" or options.views.varies:
+    if options.limit is None or screens or options.screen == "none" or options.latent_noise:
         return ""
     return next(iter(card.shape.screens), "")
 
@@ -126,10 +123,12 @@ def _choose(
     """What the race is to be, and why, by the names of `_RACE`."""
     asked = {name: value for name in _RACE if (value := getattr(options, name)) is not None}
     recommended: dict[str, Any] = {}
-    if card.fitted.race is not None and not {"rule", "orders", "prefix"} & asked.keys():
-        recommended = {key: value for key, value in asdict(card.fitted.race).items() if value is not None}
+    own = card.fitted.race
+    other = own is not None and asked.get("crops", own.crops) != own.crops
+    if own is not None and not other and not {"rule", "orders", "prefix"} & asked.keys():
+        recommended = {key: value for key, value in asdict(own).items() if value is not None}
     chosen = _DEFAULTS | recommended | asked
-    RaceOptions(**chosen, crops=options.crops, latent_noise=options.latent_noise)  # together they make sense
+    RaceOptions(**chosen, latent_noise=options.latent_noise)  # together they make sense
     why: dict[str, Why] = {
         name: "preset" if name in preset else "typed" if name in asked
         else "recommended" if name in recommended else "default"
@@ -153,5 +152,7 @@ def _design(
     most = int(chosen["max_orders"])
     if most % draws.block:
         raise ValueError(f"{chosen['orders']} orders come in blocks of {draws.block}: max_orders must divide")
-    distinct = None if options.views.varies else draws.distinct  # one draw seen in many views is many
-    return Design(draws.name, steps, min(most, distinct or most), n_classes), draws.block
+    crops = str(chosen["crops"])
+    varies = crops != "center" or options.latent_noise
+    distinct = None if varies else draws.distinct  # one draw seen in many views is many
+    return Design(draws.name, steps, min(most, distinct or most), n_classes, crops), draws.block

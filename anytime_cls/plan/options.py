@@ -29,8 +29,8 @@ def dtype_name(name: str) -> str:
 class RaceOptions:
     """How images are raced. Raises ValueError, naming the option, when one makes no sense.
 
-    Where none of rule, orders and prefix is given, races are run as the model recommends (`race` in its
-    model.json); where one is, the others are "paired", "uniform" and whole orders (`plan.make`).
+    Where none of rule, orders, prefix and crops is given, races are run as the model recommends (`race` in
+    its model.json); where one is, the others are "paired", "uniform", whole orders and "center" (plan.make).
     """
 
     rule: str | None = None  # one of registry.RULES, or "calibrated"
@@ -43,7 +43,7 @@ class RaceOptions:
     prefix: int | None = None  # tokens of every order that a pass scores; None: the whole order
     aggregate: str = "mean"  # one of races.AGGREGATORS; others than mean need rule "fixed"
     prefixes: Sequence[int] = ()  # also record the running log-likelihood after so many tokens
-    crops: str = "center"  # one of views.CROPS: "random" takes a new crop every order
+    crops: str | None = None  # one of views.CROPS, "center" by default: others take a new crop every order
     screen: str | None = None  # ranks all classes before the first order; "none": no screen
     screens: Sequence[str] = ()  # also record the estimates of these
     latent_noise: float = 0.0  # t in [0, 1] of the noise in the tokenizer's latents, drawn every order
@@ -83,7 +83,7 @@ class RaceOptions:
     @property
     def views(self) -> ViewSampler:
         """What the model sees of an image on each order."""
-        return ViewSampler(self.crops, self.latent_noise, self.seed)
+        return ViewSampler(self.crops or "center", self.latent_noise, self.seed)
 
     @property
     def limit(self) -> Budget | None:

@@ -33,7 +33,6 @@ class RacePlan:
     class_ids: tuple[int, ...]  # the model's, in the race's order
     labels: tuple[str, ...]  # of these
     # of what
-    crops: str
     noise: float
     seed: int
     design: Design
@@ -73,7 +72,7 @@ class RacePlan:
     @property
     def views(self) -> ViewSampler:
         """What the model sees of an image on each order."""
-        return ViewSampler(self.crops, self.noise, self.seed)
+        return ViewSampler(self.design.crops, self.noise, self.seed)
 
 
 @dataclass(frozen=True)

@@ -118,6 +118,8 @@ def read(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
     values = _decoded(str(attrs["plan"]))
     known = {f.name for f in fields(RacePlan) if f.compare} - set(ELSEWHERE)
     values = {"screens": [], "fallback": ""} | values  # plans of the first days of schema 2 had none
+    if isinstance(design := values.get("design"), dict):  # a plan's own field until designs had it
+        design.setdefault("crops", values.get("crops", "center"))
     if missing := sorted(known - values.keys()):
         raise ValueError(f"the trace's plan lacks {missing[0]}: it was written by another version")
     return RacePlan(labels=tuple(labels), shape=_NoShape(), **{name: built(values[name]) for name in known})
@@ -143,8 +145,9 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
     delta = float(attrs.get("delta", 0.05))
     paired = PairedRule(bound, delta)
     design = Design(
-        draws, int(attrs.get("pass_tokens", tokens)), int(attrs.get("k_max", 1)), max(1, len(labels))
-    )
+        draws, int(attrs.get("pass_tokens", tokens)), int(attrs.get("k_max", 1)), max(1, len(labels)),
+        str(attrs.get("crops", "center")),
+    )  # fmt: skip
     budget = attrs.get("budget")
     return RacePlan(
         model=str(attrs.get("model", "")),
@@ -154,7 +157,6 @@ def _of_schema_1(attrs: Mapping[str, Any], labels: Sequence[str]) -> RacePlan:
         tokens=tokens,
         class_ids=(),
         labels=tuple(labels),
-        crops=str(attrs.get("crops", "center")),
         noise=float(attrs.get("latent_noise", 0.0)),
         seed=int(attrs.get("seed", 0)),
         design=design,

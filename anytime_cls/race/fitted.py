@@ -28,9 +28,11 @@ class Design:
     steps: int  # tokens of an order that are scored; always a number
     k_max: int  # orders; no more than there are different ones
     n_classes: int
+    crops: str = "center"  # what an order sees of the image, one of views.CROPS
 
     def __str__(self) -> str:
-        return f"{self.k_max} {self.draws} orders of {self.steps} tokens and {self.n_classes} classes"
+        crops = "" if self.crops == "center" else f" on {self.crops} crops"
+        return f"{self.k_max} {self.draws} orders of {self.steps} tokens{crops} and {self.n_classes} classes"
 
 
 @dataclass(frozen=True)
@@ -109,6 +111,7 @@ class Recommended:
     orders: str
     max_orders: int
     prefix: int | None = None
+    crops: str = "center"
 
 
 @dataclass(frozen=True)
@@ -116,7 +119,8 @@ class Fitted:
     """Everything known of a model's races. tokens: an image's."""
 
     tokens: int
-    fits: Mapping[tuple[str, int], Fit] = field(default_factory=dict)  # (kind of draw, steps) → what is known
+    # (kind of draw, steps, crops) → what is known
+    fits: Mapping[tuple[str, int, str], Fit] = field(default_factory=dict)
     calibrated: tuple[Calibration, ...] = ()
     prices: tuple[Price, ...] = ()
     abstain: tuple[Abstention, ...] = ()
@@ -134,9 +138,9 @@ class Fitted:
         except RecursionError:
             raise ValueError("what was fitted does not make sense: it is nested too deeply") from None
 
-    def of(self, draws: str, steps: int) -> Fit:
-        """What is known of such draws, scored for so many steps."""
-        return self.fits.get((WHOLE if steps >= self.tokens else draws, steps), Fit())
+    def of(self, draws: str, steps: int, crops: str = "center") -> Fit:
+        """What is known of such draws, scored for so many steps on such crops."""
+        return self.fits.get((WHOLE if steps >= self.tokens else draws, steps, crops), Fit())
 
     def merge(self, other: Fitted) -> Fitted:
         """Both; where both know something, the other's. No entry is lost."""
@@ -179,9 +183,11 @@ class _Entry(Struct, kw_only=True):
     prior: _Prior
     loss: Literal["disagreement", "accuracy"] = "disagreement"
     prefix: _Count | None = None
+    crops: str = "center"
 
     def certified(self, tokens: int) -> dict[str, Any]:
-        design = Design(self.order_sampler, self.prefix or tokens, self.k_max, self.n_classes)
+        steps = self.prefix or tokens
+        design = Design(self.order_sampler, steps, self.k_max, self.n_classes, self.crops)
         return {"design": design, "risk": self.risk, "loss": self.loss, "prior": self.prior.read()}
 
 
@@ -224,9 +230,11 @@ class _Abstention(Struct, kw_only=True):
     thresholds: dict[Annotated[str, Meta(pattern=r"^0\.\d{1,6}$")], Annotated[float, Meta(ge=-1e12, le=1e12)]]
     prefix: _Count | None = None
     risk: _Share | None = None
+    crops: str = "center"
 
     def read(self, tokens: int) -> Abstention:
-        design = Design(self.order_sampler, self.prefix or tokens, self.k_max, self.n_classes)
+        steps = self.prefix or tokens
+        design = Design(self.order_sampler, steps, self.k_max, self.n_classes, self.crops)
         rising = tuple(sorted((float(share), float(nats)) for share, nats in self.thresholds.items()))
         return Abstention(design, self.rule, self.risk, rising)
 
@@ -243,6 +251,7 @@ class _Fit(Struct):
 class _DesignFit(_Fit, kw_only=True):
     order_sampler: str
     prefix: _Count
+    crops: str = "center"
 
 
 class _Race(Struct):
@@ -251,6 +260,7 @@ class _Race(Struct):
     orders: str
     max_orders: Annotated[int, Meta(ge=1, lt=1 << 16)]
     prefix: _Count | None = None
+    crops: str = "center"
 
 
 class _File(_Fit):
@@ -262,10 +272,13 @@ class _File(_Fit):
     screens: dict[str, _Positive] = {}
 
     def fitted(self, tokens: int) -> Fitted:
-        fits = {(fit.order_sampler, fit.prefix): fit.read() for fit in self.designs}
+        fits = {
+            (WHOLE if fit.prefix >= tokens else fit.order_sampler, fit.prefix, fit.crops): fit.read()
+            for fit in self.designs
+        }
         whole = _Fit.read(self)
         if whole != Fit():
-            fits[WHOLE, tokens] = whole
+            fits[WHOLE, tokens, "center"] = whole
         race = self.race
         return Fitted(
             tokens,

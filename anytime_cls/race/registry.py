@@ -158,7 +158,7 @@ def fitted_rule(
             best = max(held, key=_risk) if held else min(accurate, key=_risk)
             own = {"paired": best.prior}
             return make_rule(name, delta, own, temperature=best.temperature, price=best.price)
-    fit = fitted.of(design.draws, design.steps)
+    fit = fitted.of(design.draws, design.steps, design.crops)
     return make_rule(
         name, delta, fit.of_pulls(block), fitted.calibrated, design,
         1.0 if fit.temperature is None else fit.temperature, fitted.screens.get(name), **settings,

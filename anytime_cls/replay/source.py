@@ -12,6 +12,7 @@ memory is what the results take: 24 bytes an image and run.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -51,7 +52,7 @@ class Source:
     def __init__(self, trace: Trace):
         attrs = trace.attrs
         name = attrs.get("order_sampler", "uniform")
-        self.trace, self.sampler_name, self.block = trace, name, pull_of(attrs)
+        self.trace, self.sampler_name, self.block, self.crops = trace, name, pull_of(attrs), trace.crops
         if "k_max" not in attrs or attrs.get("rule") != "fixed" or "budget" in attrs:
             why = f"rule {attrs.get('rule')!r}" + (" and a budget" if "budget" in attrs else "")
             raise ReplayError(
@@ -97,6 +98,12 @@ class Source:
         found: Array = scores * self.block * each + pulls * (self.block * shared)
         return found
 
+    def named(self, prefix: int | None = None) -> dict[str, Any]:
+        """How files name its draws over `prefix` tokens (default: the trace's), without what is usual."""
+        m = self.design_prefix(prefix)
+        crops = {} if self.crops == "center" else {"crops": self.crops}
+        return {"order_sampler": self.sampler_name} | ({} if m is None else {"prefix": m}) | crops
+
     def design_prefix(self, prefix: int | None = None) -> int | None:
         """How files name passes over `prefix` tokens (default: the trace's): None for whole ones."""
         m = prefix or self.pass_tokens
@@ -104,12 +111,14 @@ class Source:
 
     def design(self, steps: int | None = None, k_max: int | None = None) -> Design:
         """Races on the first `steps` tokens of so many of its orders (default: all that the trace has)."""
-        return Design(self.sampler_name, steps or self.pass_tokens, k_max or self.k_max, self.n_classes)
+        steps, k_max = steps or self.pass_tokens, k_max or self.k_max
+        return Design(self.sampler_name, steps, k_max, self.n_classes, self.crops)
 
     def temperature(self, fitted: Fitted, steps: int) -> float:
         """The temperature of this design, if it was fitted; else the one the trace was recorded with."""
         own = float(self.trace.attrs.get("temperature", 1.0))
-        known = None if steps == self.tokens else fitted.of(self.sampler_name, steps).temperature
+        whole = steps == self.tokens and self.crops == "center"
+        known = None if whole else fitted.of(self.sampler_name, steps, self.crops).temperature
         return own if known is None else known
 
     def stage_stacks(self, source: int | str) -> Iterator[Array]:

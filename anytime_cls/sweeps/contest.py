@@ -229,7 +229,7 @@ class Job:
         return found
 
     def _fitted(self, trace: Trace) -> Fitted:
-        return trace_fitted(trace) if trace.varies else self.entrant.card.fitted
+        return trace_fitted(trace) if trace.noisy else self.entrant.card.fitted
 
     def _rules(self, trace: Trace, rules: Sequence[str] | None) -> list[str]:
         """Of these the ones that this trace can be raced by."""

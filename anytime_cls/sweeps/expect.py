@@ -53,7 +53,8 @@ def usual_passes(card: ModelCard, plan: RacePlan) -> float | None:
         alike = (entry["k_max"], entry["n_classes"], entry["risk"]) == (
             design.k_max, design.n_classes, rule.delta,
         )  # fmt: skip
-        where = entry["order_sampler"], entry.get("prefix") or plan.tokens
-        if alike and where == (design.draws, design.steps) and "whole_passes" in entry.get("held_out", {}):
+        where = entry["order_sampler"], entry.get("prefix") or plan.tokens, entry.get("crops", "center")
+        alike = alike and where == (design.draws, design.steps, design.crops)
+        if alike and "whole_passes" in entry.get("held_out", {}):
             return float(entry["held_out"]["whole_passes"])
     return None

@@ -22,7 +22,8 @@ def trace_fitted(trace: Trace) -> Fitted:
     except (ValueError, RecursionError):
         raise TraceError(f"{trace.path}: attribute 'priors' is not JSON") from None
     known = {"priors": priors, "temperature": trace.attrs.get("temperature", 1.0)}
-    if trace.pass_tokens == tokens:
+    if trace.pass_tokens == tokens and trace.crops == "center":
         return Fitted.read(known, tokens)
-    design = {"order_sampler": trace.attrs.get("order_sampler", "uniform"), "prefix": trace.pass_tokens}
+    draws = trace.attrs.get("order_sampler", "uniform")
+    design = {"order_sampler": draws, "prefix": trace.pass_tokens, "crops": trace.crops}
     return Fitted.read({"designs": [design | known]}, tokens)

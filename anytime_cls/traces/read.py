@@ -138,9 +138,19 @@ class Trace:
         return table(self)
 
     @property
+    def crops(self) -> str:
+        """What an order saw of an image: one of `views.CROPS`."""
+        return str(self.attrs.get("crops", "center"))
+
+    @property
+    def noisy(self) -> bool:
+        """Whether every order had latent noise of its own, which nothing is fitted to."""
+        return "latent_noise" in self.attrs
+
+    @property
     def varies(self) -> bool:
-        """Whether every order saw a view of its own (random crops, latent noise)."""
-        return "crops" in self.attrs or "latent_noise" in self.attrs
+        """Whether every order saw a view of its own."""
+        return self.crops != "center" or self.noisy
 
     @property
     def pass_tokens(self) -> int:

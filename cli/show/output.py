@@ -61,7 +61,7 @@ def estimate_line(estimate: Estimate) -> str:
 
 def views(plan: RacePlan) -> str:
     """What every order sees, where that is not the centre crop: ", random crops"."""
-    crops = ", random crops" if plan.crops == "random" else ""
+    crops = "" if plan.design.crops == "center" else f", {plan.design.crops} crops"
     return crops + (f", latent noise {plan.noise:g}" if plan.noise else "")
 
 

@@ -110,7 +110,8 @@ def _race(card: ModelCard, metrics: Mapping[str, Any], needed: str) -> list[str]
         return []
     steps = race.prefix or card.tokens
     saving = f"{metrics['race']['saving']:.3g}× less compute than all of them"
-    line = f"its race: up to {race.max_orders} orders of {steps} of {card.tokens} tokens, {saving}"
+    crops = "" if race.crops == "center" else f", each on a {race.crops} crop"
+    line = f"its race: up to {race.max_orders} orders of {steps} of {card.tokens} tokens{crops}, {saving}"
     if race.rule != "calibrated":
         return [line, f"not certified to answer as all orders do: that takes {needed}"]
     most = f"at most {percent(race.delta, 0)} of pictures like these"

@@ -105,7 +105,7 @@ def test_statistics_of_the_draws() -> None:
 
 def test_sampler_refuses_nonsense() -> None:
     assert CROPS[0] == "center"
-    with pytest.raises(ValueError, match="unknown crops 'corner': choose from center, random"):
+    with pytest.raises(ValueError, match="unknown crops 'corner': choose from center, random, resized"):
         ViewSampler("corner")
     for t in (-0.1, 1.01, float("nan")):
         with pytest.raises(ValueError, match="between 0 and 1"):

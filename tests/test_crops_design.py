@@ -1,0 +1,109 @@
+"""Crops are a part of a design: what is fitted on new crops an order is for such races, and for no others."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sweep_data import make_images
+
+from anytime_cls.models.zoo import read_card
+from anytime_cls.plan.attributes import provenance
+from anytime_cls.plan.make import make
+from anytime_cls.plan.options import RaceOptions
+from anytime_cls.plan.written import read, write
+from anytime_cls.race.fitted import Design, Fitted
+from anytime_cls.race.rules import CalibratedRule
+from anytime_cls.replay.source import Source
+from anytime_cls.traces.read import Trace
+from anytime_cls_cli.main import main
+
+RACES = ("--orders", "stratified", "--prefix", "16", "--max-orders", "8", "--device", "cpu", "-q")
+
+
+@pytest.fixture(scope="module")
+def made(tiny_model_dir: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path, Path]:
+    """A model calibrated on resized crops, the images, and the trace it was calibrated on."""
+    folder = tmp_path_factory.mktemp("crops")
+    images = make_images(folder / "images", 30)
+    model, full = folder / "tiny", folder / "full.h5"
+    shutil.copytree(tiny_model_dir, model)
+    every = ("--rule", "fixed", "--record-prefixes", "4", "--record-screens", "gradient")
+    words = [str(images), "--model", str(model), *RACES, *every, "--crops", "resized", "-o", str(full)]
+    assert main(["sweep", *words]) == 0
+    asked = ("--risk", "0.2,0.3", "--recommend", "0.3", "--screens", "gradient", "--rungs", "4")
+    assert main(["calibrate", str(full), *asked, "--write-model", str(model)]) == 0
+    return model, images, full
+
+
+def test_what_a_calibration_writes_is_of_its_crops(made: tuple[Path, Path, Path]) -> None:
+    model, _, full = made
+    fields = json.loads((model / "model.json").read_text())
+    assert fields["race"]["crops"] == "resized"
+    entries = [entry for kind in ("calibrated", "abstain", "designs") for entry in fields[kind]]
+    assert {entry["crops"] for entry in entries} == {"resized"}
+    fitted = read_card(str(model)).fitted
+    assert fitted.of("stratified", 16, "resized").priors and not fitted.of("stratified", 16).priors
+    with Trace.open(full) as trace:
+        assert (trace.crops, trace.varies, trace.noisy) == ("resized", True, False)
+        assert Source(trace).design() == Design("stratified", 16, 8, 10, "resized")
+
+
+def test_the_model_s_race_is_on_its_crops_and_no_other_is_calibrated(made: tuple[Path, Path, Path]) -> None:
+    card = read_card(str(made[0]))
+    plan = make(RaceOptions(), card)
+    assert (plan.design.crops, plan.why["crops"], plan.rule.name) == ("resized", "recommended", "calibrated")
+    assert make(RaceOptions(crops="resized"), card).rule == plan.rule
+    assert "resized crops" in str(plan.design)
+    as_is = RaceOptions(rule="calibrated", delta=0.3, orders="stratified", prefix=16, max_orders=8)
+    for crops in ("center", "random"):
+        other = make(RaceOptions(crops=crops), card)
+        assert (other.design.crops, other.rule.name, other.whole) == (crops, "paired", True)
+        with pytest.raises(ValueError, match=r"has no calibration for risk 0\.3 or less"):
+            make(replace(as_is, crops=crops), card)
+    assert make(RaceOptions(rule="fixed"), card).design.crops == "center"
+
+
+def test_live_races_are_what_replay_says(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
+    """Screens, rungs, orders and views of a live race are those of the trace."""
+    model, images, full = made
+    out, curves = tmp_path / "live.h5", tmp_path / "curves.h5"
+    assert main(["sweep", str(images), "--model", str(model), "--device", "cpu", "-q", "-o", str(out)]) == 0
+    assert main(["replay", str(full), "--model", str(model), "--rule", "calibrated", "-o", str(curves)]) == 0
+    from anytime_cls.curves.file import read_curves
+
+    with Trace.open(out) as live, Trace.open(full) as trace:
+        assert live.attrs["crops"] == "resized" and list(live.images["id"]) == list(trace.images["id"])
+        plan = read(live.attrs, live.labels)
+        assert isinstance(plan.rule, CalibratedRule) and plan.design.crops == "resized"
+        runs = [run for run in read_curves(curves).runs if run.settings.get("delta") == plan.rule.holds]
+        assert runs
+        np.testing.assert_array_equal(live.images["prediction"], runs[0].prediction)
+        np.testing.assert_allclose(live.images["token_fraction"], runs[0].token_fraction, rtol=1e-4)
+        for i in range(len(live)):  # the same numbers: screens see the centre crop, orders their own
+            mine, all_of_it = live.scores(i), trace.scores(i)
+            known = {(int(o), int(c), int(p)): float(v) for o, c, p, v in zip(
+                all_of_it.order, all_of_it.cls, all_of_it.prefix, all_of_it.value, strict=True)}  # fmt: skip
+            for o, c, p, v in zip(mine.order, mine.cls, mine.prefix, mine.value, strict=True):
+                assert known[int(o), int(c), int(p)] == pytest.approx(float(v), abs=2e-3)
+
+
+def test_plans_from_before_designs_had_crops_are_read(made: tuple[Path, Path, Path]) -> None:
+    card = read_card(str(made[0]))
+    plan = make(RaceOptions(rule="fixed", crops="random"), card)
+    old = json.loads(write(plan))
+    old["crops"] = old["design"].pop("crops")
+    attrs = provenance(plan, card, "files") | {"plan": json.dumps(old)}
+    assert read(attrs, plan.labels).design == plan.design
+
+
+def test_whole_orders_on_crops_are_a_design_of_their_own() -> None:
+    prior = {"scale": 1.0, "power": 0.0, "df": 20.0}
+    whole = {"order_sampler": "uniform", "prefix": 64, "crops": "resized", "priors": {"paired": prior}}
+    fitted = Fitted.read({"designs": [whole | {"temperature": 2.0}], "temperature": 3.0}, 64)
+    assert fitted.of("raster", 64, "resized").temperature == 2.0
+    assert fitted.of("uniform", 64).temperature == 3.0 and not fitted.of("uniform", 64, "random").priors
