@@ -73,7 +73,7 @@ def fit_contrast(
         return recipe.contrast_lr * min((step + 1) / 100, 1) * (1 - step / steps)
 
     torch.manual_seed(recipe.seed + 2)
-    optimiser = adamw(model, recipe.contrast_lr, recipe.weight_decay)
+    optimiser = adamw(model, recipe.contrast_lr, recipe.weight_decay, recipe.class_rate)
     model.train()
     _loop(
         "contrast", model, optimiser, steps, loss_of, rate_at, smaller, checkpoint, device, report,

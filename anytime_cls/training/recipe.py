@@ -60,6 +60,7 @@ class Recipe:
     rivals: int = 1  # classes that an image's own is told from
     lr: float = 2e-3
     contrast_lr: float = 5e-4
+    class_rate: float = 1.0  # of class vectors, times that of the other weights; but for 1 they do not decay
     weight_decay: float = 0.05
     class_dropout: float = 0.1
     batch_size: int = 256
@@ -93,6 +94,7 @@ class Recipe:
             "tokenizer_lr",
             "lr",
             "contrast_lr",
+            "class_rate",
             "class_lr",
             "tune_lr",
         ):

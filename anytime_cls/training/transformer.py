@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,7 @@ def fit_transformer(
     torch.manual_seed(recipe.seed + 1)
     model = recipe.new_model(len(data.dataset.labels)).to(device)
     config = model.config
-    optimiser = adamw(model, recipe.lr, recipe.weight_decay)
+    optimiser = adamw(model, recipe.lr, recipe.weight_decay, recipe.class_rate)
     per_epoch = max(1, len(data) // recipe.batch_size)
     steps = max(1, recipe.min_steps, int(recipe.epochs * per_epoch))
     ends = np.cumsum([share for share, _ in recipe.prefixes]) * steps
@@ -62,10 +63,17 @@ def fit_transformer(
     return model.eval()
 
 
-def adamw(model: nn.Module, rate: float, weight_decay: float) -> torch.optim.AdamW:
-    """Only matrices decay."""
-    groups = [
-        {"params": [p for p in model.parameters() if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in model.parameters() if p.ndim <= 1], "weight_decay": 0.0},
+def adamw(model: nn.Module, rate: float, weight_decay: float, class_rate: float = 1.0) -> torch.optim.AdamW:
+    """Only matrices decay, and class vectors only at the rate of the other weights.
+
+    class_rate: of class vectors (`cls_embedding`), times `rate`: "times" of their group, for `loop._loop`.
+    """
+    vectors = [] if class_rate == 1 else [model.get_parameter("cls_embedding.weight")]
+    rest = [p for p in model.parameters() if all(p is not vector for vector in vectors)]
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
+        {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
+    if vectors:  # checkpoints from before there was a rate have two groups
+        groups.append({"params": vectors, "weight_decay": 0.0, "times": class_rate})
     return torch.optim.AdamW(groups, lr=rate, betas=(0.9, 0.95), fused=next(model.parameters()).is_cuda)

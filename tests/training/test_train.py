@@ -283,6 +283,7 @@ def test_a_class_of_one_image_is_named(stripes, tmp_path):
     [
         {"epochs": -1}, {"epochs": 0}, {"epochs": float("nan")}, {"tokenizer_epochs": float("inf")},
         {"lr": -1e-3}, {"batch_size": 0}, {"n_layer": 0}, {"dim": 0}, {"seed": -1}, {"seed": 1 << 70},
+        {"class_rate": 0},
     ],
 )  # fmt: skip
 def test_a_recipe_that_makes_no_sense_is_refused(bad):
