@@ -21,6 +21,7 @@ from anytime_cls.pictures import figures as plots
 from anytime_cls.pictures.gallery import choose
 from anytime_cls.pictures.gallery import shown as shown_races
 from anytime_cls.pictures.lead import lead_figure, lead_note
+from anytime_cls.pictures.pareto import pareto_figure
 from anytime_cls.pictures.report import Gallery
 from anytime_cls.pictures.style import PAGE, Format, looks
 from anytime_cls.pictures.tables import stopped_rows
@@ -86,7 +87,7 @@ def draw(
 ) -> tuple[list[Drawn], list[str]]:
     """The pictures asked for, and why those that are missing could not be drawn.
 
-    budget_x : unit of the budget in `budget`: passes, seconds or flops. bands : as `figures.pareto_figure`.
+    budget_x : unit of the budget in `budget`: passes, seconds or flops. bands : as `pareto.pareto_figure`.
     every : name every curve, not only the leading ones (`curves.leading`).
     """
     drawn: list[Drawn] = []
@@ -154,7 +155,7 @@ def _draw(
             "are faded. The arrow is the saving, of the rule that saves most, against the cheapest fixed K, "
             "or screen alone, that is at least as good."
         )
-        figure = plots.pareto_figure(analysis, title, bands, form)
+        figure = pareto_figure(analysis, title, bands, form)
         return Drawn(
             kind, f"{y.capitalize()} against {analysis.x_kind}", caption, figure, point_rows(analysis)
         )

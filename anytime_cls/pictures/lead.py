@@ -1,6 +1,6 @@
 """The default picture: a model's race, the fixed K it replaces, its cheapest rival and the front, each named.
 
-Names stand at the curves; what else the files hold is grey. `figures.pareto_figure` names everything.
+Names stand at the curves; what else the files hold is grey. `pareto.pareto_figure` names everything.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from anytime_cls.curves.leading import FIXED, OTHER, RACE, RIVAL, Lead, leading
 from anytime_cls.curves.pareto import band, common_grid, front_steps
 from anytime_cls.curves.stopped import Stopped
 from anytime_cls.curves.study import Y_KINDS
-from anytime_cls.pictures.figures import FREE, name_orders, x_label
 from anytime_cls.pictures.labels import Named, write_names
+from anytime_cls.pictures.pareto import FREE, name_orders, x_label
 from anytime_cls.pictures.style import (
     FAINT,
     INK,
@@ -72,7 +72,7 @@ def lead_figure(
     form: Format = PAGE,
     stopped: Mapping[str, Stopped] | None = None,
 ) -> Figure:
-    """Accuracy against compute. bands: as `figures.pareto_figure`, also of the bars at marked points.
+    """Accuracy against compute. bands: as `pareto.pareto_figure`, also of the bars at marked points.
 
     stopped : of a series that is one recorded race, how right it was after less compute.
     """

@@ -20,6 +20,7 @@ from anytime_cls.curves.study import join
 from anytime_cls.pictures import draw as album
 from anytime_cls.pictures import figures as plots
 from anytime_cls.pictures import style
+from anytime_cls.pictures.pareto import pareto_figure
 from anytime_cls.stats.reliability import reliability
 from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
@@ -51,7 +52,7 @@ def texts(figure) -> list[str]:
 
 @pytest.mark.parametrize("bands", ["paired", "absolute", "none"])
 def test_pareto_shows_every_point_the_front_and_the_saving(analysis, bands):
-    figure = plots.pareto_figure(analysis, "A title", bands)
+    figure = pareto_figure(analysis, "A title", bands)
     (ax,) = figure.axes
     shown = np.concatenate([c.get_offsets() for c in ax.collections if hasattr(c, "get_sizes")])
     for point in zip(analysis.x.value, analysis.y.value, strict=True):
@@ -74,7 +75,7 @@ def test_pareto_shows_every_point_the_front_and_the_saving(analysis, bands):
 
 
 def test_nothing_is_written_over_anything(analysis):
-    figure = plots.pareto_figure(analysis, "A title")
+    figure = pareto_figure(analysis, "A title")
     figure.canvas.draw()
     (ax,) = figure.axes
     box = next(t for t in ax.texts if "fewer" in t.get_text()).get_window_extent()
@@ -104,7 +105,7 @@ def test_equal_figures_are_equal_files(analysis, tmp_path, kind):
     files = []
     for number in (0, 1):
         path = tmp_path / f"{number}.{kind}"
-        style.save(plots.pareto_figure(analysis), path, kind)
+        style.save(pareto_figure(analysis), path, kind)
         files.append(path.read_bytes())
     assert files[0] == files[1] and len(files[0]) > 5000
     assert not any(word in files[0] for word in (b"<dc:date>", b"CreationDate"))
@@ -113,9 +114,9 @@ def test_equal_figures_are_equal_files(analysis, tmp_path, kind):
 def test_a_users_matplotlibrc_changes_nothing(analysis):
     import matplotlib
 
-    before = style.svg_text(plots.pareto_figure(analysis))
+    before = style.svg_text(pareto_figure(analysis))
     with matplotlib.rc_context({"font.size": 30, "axes.grid": False, "svg.hashsalt": None}):
-        assert style.svg_text(plots.pareto_figure(analysis)) == before
+        assert style.svg_text(pareto_figure(analysis)) == before
 
 
 def test_reliability_shows_bins_and_ece():
@@ -132,10 +133,10 @@ def test_reliability_shows_bins_and_ece():
 def test_one_point_alone_can_be_drawn(tmp_path):
     alone = analyse(join([("a", curves([run(answers(100), 9, source="live")], TRUTH))]), resamples=20)
     for bands in ("paired", "none"):
-        style.save(plots.pareto_figure(alone, "", bands), tmp_path / "one.png", "png")
+        style.save(pareto_figure(alone, "", bands), tmp_path / "one.png", "png")
     style.save(plots.orders_figure(alone), tmp_path / "k.png", "png")
     right = analyse(join([("a", curves([run(TRUTH, 9), fixed_run(TRUTH, 1)], TRUTH))]), resamples=20)
-    style.save(plots.pareto_figure(right), tmp_path / "perfect.png", "png")  # 100 %, nothing varies
+    style.save(pareto_figure(right), tmp_path / "perfect.png", "png")  # 100 %, nothing varies
 
 
 def test_every_kind_from_one_full_trace(tmp_path):
