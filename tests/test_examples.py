@@ -15,8 +15,9 @@ import pytest
 from basics import write_photo
 from replay_data import full_trace, races
 from scipy.special import softmax
-from sweep_data import make_images
+from sweep_data import CLASSES, make_images
 
+from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.traces.read import Trace
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
@@ -244,3 +245,45 @@ def test_unlike_compares_scores_on_pictures_of_no_class(tiny_model_dir, tmp_path
     rows = [row.split() for row in capsys.readouterr().out.splitlines()[2:]]
     assert len(rows) == 8 and all(float(row[-3]) == 0.5 for row in rows)
     assert {"evidence", "typicality", "best"} <= {row[0] for row in rows}
+
+
+def test_robustness_is_a_trace_a_point_and_goes_on(tiny_model_dir, tmp_path, monkeypatch, capsys):
+    """Right and passes are the traces', a mean is of its points', and what is whole is not scored again."""
+    data, out = make_images(tmp_path / "data", 3), tmp_path / "out"
+    (tmp_path / "ids").write_text("".join(f"{name}/{i}.png\n" for name in CLASSES for i in (0, 2)))
+    line = ["x", str(data), "--model", str(tiny_model_dir), "--ids", str(tmp_path / "ids"), "--device", "cpu"]
+    line += ["--corruptions", "contrast", "gaussian-noise", "--threads", "1", "-o", str(out)]
+    loads = []
+    load_model = AnytimeClassifier.load
+    monkeypatch.setattr(AnytimeClassifier, "load", lambda *a: loads.append(a) or load_model(*a))
+
+    def run(*more: str) -> str:
+        monkeypatch.setattr(sys, "argv", [*line, *more, "--", "--max-orders", "4"])
+        load("robustness").main()
+        return capsys.readouterr().out
+
+    said = run()
+    assert len(loads) == 11 and (out / "robustness.png").stat().st_size > 5000
+    with (out / "robustness.csv").open() as file:
+        rows = {(row["corruption"], row["severity"]): row for row in csv.DictReader(file)}
+    assert len(rows) == 11 + 6 and all(row["images"] == "8" for row in rows.values())
+    right, passes = {}, {}
+    for path in out.glob("*-*.h5"):
+        kind, _, severity = path.stem.rpartition("-")
+        with Trace.open(path) as trace:
+            assert trace.attrs["dataset"] == f"data+{kind}:{severity}" and trace.attrs["k_max"] == 4
+            right[kind, severity] = np.mean(trace.images["prediction"] == trace.images["label"])
+            passes[kind, severity] = 40 * trace.images["token_fraction"].mean()
+        assert float(rows[kind, severity]["right"]) == pytest.approx(right[kind, severity])
+        assert float(rows[kind, severity]["passes"]) == pytest.approx(passes[kind, severity])
+    assert len(right) == 10 and float(rows["mean", "all"]["right"]) == pytest.approx(
+        np.mean([*right.values()])
+    )
+    at_five = [passes["contrast", "5"], passes["gaussian-noise", "5"]]
+    assert float(rows["mean", "5"]["passes"]) == pytest.approx(np.mean(at_five))
+    assert f"mean, 5             right {100 * float(rows['mean', '5']['right']):.1f} [" in said
+    (out / "contrast-2.h5").unlink()
+    assert run() == said and len(loads) == 12
+    with pytest.raises(SystemExit, match="2"):
+        run("--images", "4")
+    assert "the images chosen, or their labels, differ" in capsys.readouterr().err and len(loads) == 12

@@ -1,177 +1,219 @@
-"""Do harder images get more orders? Accuracy and adaptive K under corruptions, in the paper's spirit.
+"""How right a model's race is, and what it spends, on every corruption of CIFAR-10-C at every severity.
 
-    python examples/figures/robustness.py DATA/cifar10/test --images 100 -o robustness.png
+    python examples/figures/robustness.py DATA/cifar10/test --ids test.txt --images 500 -o robustness
 
-Gaussian noise, blur, contrast and JPEG compression at five severities, CIFAR-10-C's (`anytime_cls.shifts`),
-made from clean test images; --corruptions names others. The paper's fixed-K classifier (all
-classes on K whole orders) and the live race (as the model recommends, or as the options say) answer the same
-images. Prints a table and whether harder images got more passes; writes the table as CSV beside the picture.
-Takes 21 × images × classes × (K + 1) passes, and the races'.
+Each point is a sweep (`anytime-cls sweep --shift KIND:SEVERITY`) of the same pictures by the race that the
+model recommends, its trace in the folder -o. The same command goes on where it was cut short: a trace that is
+whole is not scored again. What follows -- is given to every sweep: -- --rule fixed --max-orders 8 makes the
+points of the classifier without a race, in a folder of their own.
+
+Prints, and writes as robustness.csv and robustness.png beside the traces: right and passes of each point,
+their means over the corruptions with 95 % intervals (bootstrap over pictures), and whether harder pictures
+get more passes. The published sets are of all test pictures; these are made anew (docs/shifts.md).
 """
 
 import argparse
+import contextlib
+import io
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from scipy.stats import spearmanr
 
-from anytime_cls import AnytimeClassifier, RaceOptions
 from anytime_cls.models.card import DEFAULT_MODEL
-from anytime_cls.pictures.style import FAINT, INK, save, styled
+from anytime_cls.pictures.style import FAINT, INK, percent_ticks, save, styled
 from anytime_cls.pictures.tables import write_csv
-from anytime_cls.pixels.crops import center_crop
-from anytime_cls.pixels.decode import decode
-from anytime_cls.pixels.inputs import collect
-from anytime_cls.race.decision import Decision
-from anytime_cls.shifts.chance import Chance
-from anytime_cls.shifts.registry import parse
+from anytime_cls.shifts.registry import CLEAN, EXTRA, SEVERITIES, STANDARD
 from anytime_cls.stats.bootstrap import bootstrap
 from anytime_cls.stats.intervals import wilson
+from anytime_cls.traces.read import Trace
+from anytime_cls_cli.main import main as anytime_cls
 
-KINDS = ("gaussian-noise", "gaussian-blur", "contrast", "jpeg-compression")
-
-
-def choose_images(data: Path, labels: list[str], n: int, seed: int) -> tuple[list[Path], np.ndarray]:
-    """About n images of data/<label>/, the same number of each class, and their labels [n]."""
-    rng = np.random.default_rng(seed)
-    chosen, truth = [], []
-    for label, name in enumerate(labels):
-        files = [item.source for item in collect([str(data / name)]) if isinstance(item.source, Path)]
-        if not files:
-            raise SystemExit(f"{data / name}: no images; expected a folder for each of {', '.join(labels)}")
-        keep = rng.choice(len(files), min(len(files), n // len(labels)), replace=False)
-        chosen += [files[i] for i in sorted(keep)]
-        truth += [label] * len(keep)
-    return chosen, np.array(truth)
+Array = np.ndarray
+MEAN = "mean"
+GROUPS = {  # of the picture: CIFAR-10-C's own groups, and their colours
+    "noise": ("#D55E00", ("gaussian-noise", "shot-noise", "impulse-noise", "speckle-noise")),
+    "blur": ("#0072B2", ("defocus-blur", "glass-blur", "motion-blur", "zoom-blur", "gaussian-blur")),
+    "weather": ("#009E73", ("snow", "frost", "fog", "brightness", "spatter")),
+    "digital": ("#CC79A7", ("contrast", "elastic-transform", "pixelate", "jpeg-compression", "saturate")),
+}
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("data", type=Path, help="folder of class folders of test images")
-    parser.add_argument("--model", default=DEFAULT_MODEL)
-    parser.add_argument("--images", type=int, default=100)
-    parser.add_argument("--k-max", type=int, default=16, help="orders of the fixed classifier")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--corruptions", nargs="+", default=KINDS, help="docs/shifts.md lists them")
-    parser.add_argument("-o", "--out", type=Path, default=Path("robustness.png"))
-    race = parser.add_argument_group("the race (default: as the model recommends)")
-    race.add_argument("--rule")
-    race.add_argument("--delta", type=float)
-    race.add_argument("--max-orders", type=int)
-    race.add_argument("--orders", help="uniform, stratified, ...")
-    race.add_argument("--prefix", type=int, help="tokens of an order that a pass scores")
-    args = parser.parse_args()
-    if args.k_max < 2:
-        parser.error("--k-max takes a number of orders from 2: K = 1 is drawn too")
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One corruption at one severity (0: clean). ids: its pictures'; right, passes: float64 [n], of each."""
 
-    classifier = AnytimeClassifier.load(args.model)
-    plan = classifier.plan(RaceOptions(
-        rule=args.rule, delta=args.delta, max_orders=args.max_orders, orders=args.orders, prefix=args.prefix,
-        seed=args.seed,
-    ))  # fmt: skip
-    fixed = {"rule": "fixed", "orders": "uniform", "seed": args.seed}
-    plans = [RaceOptions(max_orders=1, **fixed), RaceOptions(max_orders=args.k_max, **fixed), plan]
-    files, truth = choose_images(args.data, classifier.labels, args.images, args.seed)
-    crops = [center_crop(decode(path), classifier.card.image_size) for path in files]
-    rows, passes = [], {}  # passes: of every image's race, [images], by corruption and severity
-    for kind, severity in [("clean", 0), *((kind, s) for kind in args.corruptions for s in range(1, 6))]:
-        keys = [f"{args.seed}:{kind}:{severity}:{i}".encode() for i in range(len(crops))]
-        shift = parse(f"{kind}:{severity}") if severity else None
-        images = [
-            shift.apply(np.asarray(crop), Chance(key)) if shift else crop
-            for crop, key in zip(crops, keys, strict=True)
-        ]
-        answered = [
-            [d for d in classifier.classify_many(images, each) if isinstance(d, Decision)] for each in plans
-        ]
-        raced = answered[-1]
-        spent = passes[kind, severity] = np.array([d.passes for d in raced])
-        orders = np.array([d.orders for d in raced], float)
-        row = {"corruption": kind, "severity": severity, "images": len(truth)}
-        for name, decisions in zip(("k1", f"k{args.k_max}", "race"), answered, strict=True):
-            hits = np.array([d.index for d in decisions]) == truth
-            row |= interval(f"accuracy_{name}", float(hits.mean()), *wilson(float(hits.mean()), len(hits)))
-        for name, values in (("orders_race", orders), ("passes_race", spent)):
-            low, high = bootstrap(values[:, None]).interval()
-            row |= interval(name, float(values.mean()), float(low[0]), float(high[0]))
+    kind: str
+    severity: int
+    ids: list[str]
+    right: Array
+    passes: Array
+
+
+def points(kinds: Sequence[str]) -> Iterator[tuple[str, int]]:
+    """The clean pictures, then every corruption at every severity."""
+    yield CLEAN, 0
+    for kind in kinds:
+        for severity in SEVERITIES:
+            yield kind, severity
+
+
+def scored(args: argparse.Namespace, kind: str, severity: int) -> Point:
+    """A point from its trace, which is made, or gone on with, where it is not whole. Raises SystemExit."""
+    path = args.out / (f"{kind}-{severity}.h5" if severity else f"{kind}.h5")
+    words = ["sweep", str(args.data), "--model", args.model, "--seed", str(args.seed), "-o", str(path), "-q"]
+    words += ["--limit", str(args.images), "--device", args.device, "--json"]
+    for name, value in (
+        ("--ids", args.ids), ("--threads", args.threads), ("--shift", severity and f"{kind}:{severity}"),
+    ):  # fmt: skip
+        words += [name, str(value)] if value else []
+    with contextlib.redirect_stdout(io.StringIO()):  # a table of each is too much
+        code = anytime_cls([*words, *args.more, *(["--resume"] if path.exists() else [])])
+    if code:
+        raise SystemExit(code)
+    with Trace.open(path) as trace:
+        column, whole = trace.images, trace.attrs["k_max"] * len(trace.labels)
+        right = (column["prediction"] == column["label"]).astype(float)
+        return Point(kind, severity, column["id"].tolist(), right, column["token_fraction"] * whole)
+
+
+def means(found: Sequence[Point]) -> list[dict[str, Any]]:
+    """A row a severity ("all": of every set): each picture's mean over the corruptions, averaged."""
+    hard = [point for point in found if point.severity]
+    rows = []
+    for severity in (*SEVERITIES, "all"):
+        some = [point for point in hard if severity in (point.severity, "all")]
+        both = [np.mean([getattr(point, name) for point in some], axis=0) for name in ("right", "passes")]
+        got = bootstrap(np.stack(both, axis=1))
+        low, high = got.interval()
+        row: dict[str, Any] = {"corruption": MEAN, "severity": severity, "images": len(both[0])}
+        for at, name in enumerate(("right", "passes")):
+            row |= interval(name, got.value[at], low[at], high[at])
         rows.append(row)
-        if severity == 0:
-            print("  ".join(f"{n:>13}" for n in row if not n.endswith(("_low", "_high"))))
-        shown = [v for n, v in row.items() if not n.endswith(("_low", "_high"))]
-        print("  ".join(f"{f'{v:.3f}' if isinstance(v, float) else v:>13}" for v in shown), flush=True)
-    write_csv(args.out.with_suffix(".csv"), rows)
-    design = f"{plan.rule.name}, {plan.design.draws} orders" + (
-        "" if plan.whole else f", the first {plan.design.steps} tokens of each"
+    return rows
+
+
+def row_of(point: Point) -> dict[str, Any]:
+    """A point's figures with their 95 % intervals."""
+    n, share = len(point.right), float(point.right.mean())
+    got = bootstrap(point.passes[:, None])
+    low, high = got.interval()
+    head = {"corruption": point.kind, "severity": point.severity, "images": n}
+    return (
+        head | interval("right", share, *wilson(share, n)) | interval("passes", got.value[0], low[0], high[0])
     )
-    save(draw(rows, f"{classifier.card.name}: {design}; {len(truth)} images a point"), args.out, "png")
-    print(f"{args.out} and {args.out.with_suffix('.csv')}\n{answer(passes)}")
 
 
 def interval(name: str, value: float, low: float, high: float) -> dict[str, float]:
     """A figure and its 95 % interval, as columns."""
-    return {name: value, f"{name}_low": low, f"{name}_high": high}
+    return {name: float(value), f"{name}_low": float(low), f"{name}_high": float(high)}
 
 
-def kinds_of(passes: dict[tuple[str, int], np.ndarray]) -> list[str]:
-    """The corruptions, without the clean images."""
-    return [kind for kind in dict.fromkeys(kind for kind, _ in passes) if kind != "clean"]
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Corruption × severity, right in % and passes in each; below, the means and their intervals."""
+    found = {(row["corruption"], row["severity"]): row for row in rows}
+    clean = found.pop((CLEAN, 0))
+    lines = [f"{'right %, passes':18}" + "".join(f"{f'severity {s}':>14}" for s in SEVERITIES)]
+    for kind in dict.fromkeys(kind for kind, _ in found):
+        lines.append(f"{kind:18}" + "".join(f"{short(found[kind, s]):>14}" for s in SEVERITIES))
+    for said, row in (("clean", clean), *((f"{MEAN}, {s}", found[MEAN, s]) for s in (*SEVERITIES, "all"))):
+        right, passes = (
+            f"{scale * row[name]:.{places}f} [{scale * row[f'{name}_low']:.{places}f}, "
+            f"{scale * row[f'{name}_high']:.{places}f}]"
+            for name, scale, places in (("right", 100, 1), ("passes", 1, 2))
+        )
+        lines.append(f"{said:18}  right {right} %, passes {passes}")
+    return "\n".join(lines)
 
 
-def answer(passes: dict[tuple[str, int], np.ndarray]) -> str:
-    """Whether harder images get more compute: worst against clean, the same images paired, and by rank."""
-    clean = passes["clean", 0]
-    worst = np.mean([passes[kind, 5] for kind in kinds_of(passes)], axis=0)
-    means = bootstrap(np.stack([worst, clean], axis=1))
-    low, high = np.quantile(means.draws[:, 0] / means.draws[:, 1], (0.025, 0.975))
-    kinds = {k: passes[k, 5].mean() / clean.mean() for k in kinds_of(passes)}
-    severity = np.concatenate([np.full(len(spent), s) for (_, s), spent in passes.items()])
-    rho = spearmanr(severity, np.concatenate(list(passes.values()))).statistic
+def short(row: dict[str, Any]) -> str:
+    return f"{100 * row['right']:.1f} {row['passes']:6.2f}"
+
+
+def answer(found: Sequence[Point]) -> str:
+    """Whether harder pictures get more compute: the same pictures at severity 5 and clean, paired."""
+    worst = np.mean([point.passes for point in found if point.severity == SEVERITIES[-1]], axis=0)
+    got = bootstrap(np.stack([worst, found[0].passes], axis=1))
+    low, high = np.quantile(got.draws[:, 0] / got.draws[:, 1], (0.025, 0.975))
     verdict = "yes" if low > 1 else "no, it falls" if high < 1 else "not shown"
     return (
-        f"does the race spend more on harder images? {verdict}: passes at severity 5 are "
-        f"{means.value[0] / means.value[1]:.2f} [{low:.2f}, {high:.2f}] times those of the clean images ("
-        + ", ".join(f"{kind} {ratio:.2f}" for kind, ratio in kinds.items())
-        + f"); rank correlation of severity and passes {rho:.2f}"
+        f"does the race spend more on harder pictures? {verdict}: passes at severity {SEVERITIES[-1]} are "
+        f"{got.value[0] / got.value[1]:.2f} [{low:.2f}, {high:.2f}] times those of the clean ones"
     )
 
 
-def draw(rows: list[dict], title: str) -> Figure:
-    """Accuracy above, the race's mean orders and passes below, against severity; a column a corruption."""
-    few, full, race = (name for name in rows[0] if name.startswith("accuracy") and name.count("_") == 1)
-    series = (
-        (0, few, f"fixed K = {few.removeprefix('accuracy_k')}", FAINT, "s", (0, (1, 1))),
-        (0, full, f"fixed K = {full.removeprefix('accuracy_k')}", INK, "o", (0, (4, 1.5))),
-        (0, race, "race", "#D55E00", "^", "-"),
-        (1, "orders_race", "race: orders (K)", "#0072B2", "D", "-"),
-        (1, "passes_race", "race: passes", "#D55E00", "^", "-"),
-    )
+def draw(rows: Sequence[dict[str, Any]], title: str) -> Figure:
+    """Right (left) and passes (right) against severity: a line a corruption, the mean with its band."""
     with styled():
-        figure = Figure(figsize=(7.2, 3.6), layout="constrained")
+        figure = Figure(figsize=(7.0, 3.1), layout="constrained")
         FigureCanvasAgg(figure)
-        kinds = [kind for kind in dict.fromkeys(row["corruption"] for row in rows) if kind != "clean"]
-        axes = figure.subplots(2, len(kinds), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 2))
-        for column, kind in enumerate(kinds):
-            some = [rows[0], *(row for row in rows if row["corruption"] == kind)]
-            for number, (line, name, label, colour, marker, dash) in enumerate(series):
-                value, low, high = (np.array([r[name + end] for r in some]) for end in ("", "_low", "_high"))
-                x = np.arange(len(some)) + 0.12 * (number % 3 - 1)  # bars side by side
-                scale = 1 if line else 100
-                error = scale * np.stack([value - low, high - value])
-                axes[line, column].errorbar(
-                    x, scale * value, error, color=colour, marker=marker, ls=dash, elinewidth=0.8, label=label
+        axes = figure.subplots(1, 2)
+        clean = rows[0]
+        for kind in dict.fromkeys(row["corruption"] for row in rows[1:]):
+            mine = [row for row in rows if row["corruption"] == kind and row["severity"] != "all"]
+            group = next((name for name, (_, kinds) in GROUPS.items() if kind in kinds), None)
+            colour = INK if kind == MEAN else FAINT if group is None else GROUPS[group][0]
+            for ax, name in zip(axes, ("right", "passes"), strict=True):
+                x = [0, *(row["severity"] for row in mine)]
+                y, low, high = (
+                    [clean[name + end], *(row[name + end] for row in mine)] for end in ("", "_low", "_high")
                 )
-            axes[0, column].set_title(kind)
-            axes[1, column].set_xlabel("severity")
-            axes[1, column].set_xticks(range(6))
-        axes[0, 0].set_ylabel("accuracy (%)")
-        axes[1, 0].set_ylabel("mean an image")
-        axes[1, 0].set_ylim(bottom=0)
-        axes[0, 0].legend(loc="lower left")
-        axes[1, 0].legend(loc="upper left")
-        figure.suptitle(f"{title}; bars: 95 % intervals", fontsize=8)
+                if kind == MEAN:
+                    ax.fill_between(x, low, high, color=colour, alpha=0.2, lw=0)
+                    ax.plot(x, y, color=colour, lw=1.8, marker="o", ms=3, label=kind, zorder=4)
+                else:
+                    seen = group in ax.get_legend_handles_labels()[1]
+                    ax.plot(x, y, color=colour, lw=0.8, alpha=0.7, label="_" if seen else group)
+        for ax, label in zip(axes, ("right (%)", "passes a picture"), strict=True):
+            ax.set_xlabel("severity (0: clean)")
+            ax.set_ylabel(label)
+            ax.set_ylim(bottom=0)
+        percent_ticks(axes[0])
+        axes[0].legend(loc="lower left")
+        figure.suptitle(f"{title}; band: 95 % interval of the mean", fontsize=8)
     return figure
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("data", type=Path, help="folder of class folders of test pictures")
+    parser.add_argument("--model", default=DEFAULT_MODEL)
+    parser.add_argument("--ids", type=Path, help="only pictures listed here, an id a line")
+    parser.add_argument(
+        "--images", type=int, default=500, help="of these so many, spread evenly over the classes"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="decides which, and how they are corrupted")
+    parser.add_argument(
+        "--corruptions", nargs="+", default=STANDARD, choices=(*STANDARD, *EXTRA), metavar="KIND",
+        help="default: the fifteen that CIFAR-10-C's mean is over",
+    )  # fmt: skip
+    parser.add_argument("--threads", type=int)
+    parser.add_argument("--device", default="auto")
+    parser.add_argument("-o", "--out", type=Path, default=Path("robustness"), help="folder of the traces")
+    words = sys.argv[1:]
+    cut = words.index("--") if "--" in words else len(words)
+    args = parser.parse_args(words[:cut])
+    args.more = words[cut + 1 :]
+    args.out.mkdir(parents=True, exist_ok=True)
+    found: list[Point] = []
+    for kind, severity in points(args.corruptions):
+        point = scored(args, kind, severity)
+        if found and point.ids != found[0].ids:
+            raise SystemExit(f"{args.out}: {kind}:{severity} is of other pictures than {found[0].kind}")
+        found.append(point)
+        print(f"{kind}:{severity}  {short(row_of(point))}", file=sys.stderr, flush=True)
+    rows = [*map(row_of, found), *means(found)]
+    print(f"{table(rows)}\n{answer(found)}")
+    write_csv(args.out / "robustness.csv", rows)
+    title = f"{args.model}: {len(found[0].ids)} pictures a point, corruptions: {len(args.corruptions)}"
+    save(draw(rows, title), args.out / "robustness.png", "png")
 
 
 if __name__ == "__main__":
