@@ -75,7 +75,7 @@ def test_decisions_depend_on_neither_company_nor_order(classifier, rule):
 def test_batches_of_any_size_give_the_same_bits(classifier, rule):
     """Every record and every figure of a decision, for other batch sizes, chunks and neighbours.
 
-    With a model of width 64, since below it a row's place in a tile shows on some CPUs (see test_engine).
+    With a model of width 64, since below it a row's place in a tile shows on some CPUs (see engine_jobs).
     """
     torch.manual_seed(0)
     model = RandAR(RandARConfig(64, 1, 2, classifier.scorer.tokenizer.vocab_size, 64, 10)).eval()
