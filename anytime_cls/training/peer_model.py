@@ -129,8 +129,9 @@ def _fitted(
     view = views_of(start.tokenizer, fitting.images, recipe, device, report)
     tokens = torch.stack([view(number).to(device) for number in range(recipe.views)])
     match shape:
-        case RasterConfig():
-            return fit_autoregressive(tokens, labels, shape, schedule, recipe.class_dropout), {}
+        case RasterConfig():  # its class vectors are those of the start's transformer
+            as_start = dataclasses.replace(schedule, class_rate=recipe.class_rate)
+            return fit_autoregressive(tokens, labels, shape, as_start, recipe.class_dropout), {}
         case DiscriminativeConfig():
             return fit_discriminative(tokens, labels, shape, schedule), {}
         case HeadConfig():

@@ -1,7 +1,9 @@
 """Fit the models that an any-order one is compared with: on the same tokens or latents, by one loop.
 
-All data are tensors on the device, and no step asks the host for anything: with 1.2 M parameters a GPU would
-otherwise wait for Python. Every step's images, orders and noise depend on (seed, step) alone.
+It is not `loop._loop`, which counts its steps beforehand: here FLOPs or the clock may end a training, and the
+learning rate falls by the share of it that is over. All data are tensors on the device, and no step asks the
+host for anything: with 1.2 M parameters a GPU would otherwise wait for Python. Every step's images, orders
+and noise depend on (seed, step) alone.
 """
 
 from __future__ import annotations
@@ -67,6 +69,7 @@ class Schedule:
     batch_size: int = 1024
     lr: float = 2e-3
     weight_decay: float = 0.05
+    class_rate: float = 1.0  # of class vectors, times lr: `transformer.adamw`
     averaging: float = 0.998  # of the weights' moving average, what a step leaves of it
     warmup: float = 0.03  # share of the training
     seed: int = 0
@@ -92,7 +95,7 @@ def fit(
     device = next(net.parameters()).device
     batch = min(schedule.batch_size, n)
     last = schedule.limit.steps_of(BACKWARD * flops * batch)
-    optimiser = adamw(net, schedule.lr, schedule.weight_decay)
+    optimiser = adamw(net, schedule.lr, schedule.weight_decay, schedule.class_rate)
     mean = copy.deepcopy(net).requires_grad_(False)  # torch's AveragedModel waits for the device every step
     saved, step = schedule.checkpoint, 0
     if saved is not None and saved.exists():
@@ -105,7 +108,8 @@ def fit(
     while done < 1 and (last is None or step < last):
         done = _share(step, last, time.monotonic() - began, schedule.limit)
         for group in optimiser.param_groups:
-            group["lr"] = schedule.lr * min(1.0, (done + 1e-3) / schedule.warmup) * _cosine(done)
+            rate = schedule.lr * min(1.0, (done + 1e-3) / schedule.warmup) * _cosine(done)
+            group["lr"] = rate * group.get("times", 1.0)
         generator = torch.Generator(device).manual_seed(_mix(schedule.seed, 31, step))
         index = next(batches)
         with torch.autocast(device.type, torch.bfloat16, enabled=amp):

@@ -60,6 +60,24 @@ def test_raster(data):
     assert accuracy(scores, labels[200:]) > 0.9 and not model.training
 
 
+def test_class_vectors_of_raster_orders_learn_at_their_rate(data):
+    """As those of the any-order model that it is compared with: seven times as far as the tokens' vectors."""
+    tokens, _, labels = data
+    few = dataclasses.replace(QUICK, limit=Limit(steps=2), weight_decay=0.0)
+    moved = {}
+    for rate in (1.0, 7.0):
+        schedule = dataclasses.replace(few, class_rate=rate)
+        model = fit_autoregressive(tokens, labels, RasterConfig(**BLOCKS), schedule, class_dropout=0.0)
+        torch.manual_seed(schedule.seed + 1)
+        begun = SigmaGPT(RasterConfig(**BLOCKS))
+        moved[rate] = [
+            (getattr(model, name).weight - getattr(begun, name).weight).abs().max().item()
+            for name in ("cls_embedding", "tok_embeddings")
+        ]
+    assert moved[1.0][0] == pytest.approx(moved[1.0][1], rel=0.02)
+    assert moved[7.0] == pytest.approx([7 * moved[1.0][0], moved[1.0][1]], rel=0.02)
+
+
 @pytest.mark.parametrize("kind", ["transformer", "head"])
 def test_discriminative(kind, data):
     tokens, _, labels = data
