@@ -68,11 +68,16 @@ def test_the_model_s_race_is_on_its_crops_and_no_other_is_calibrated(made: tuple
     assert make(RaceOptions(rule="fixed"), card).design.crops == "center"
 
 
-def test_live_races_are_what_replay_says(made: tuple[Path, Path, Path], tmp_path: Path) -> None:
+def test_live_races_are_what_replay_says(
+    made: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Screens, rungs, orders and views of a live race are those of the trace."""
     model, images, full = made
     out, curves = tmp_path / "live.h5", tmp_path / "curves.h5"
-    assert main(["sweep", str(images), "--model", str(model), "--device", "cpu", "-q", "-o", str(out)]) == 0
+    assert main(["sweep", str(images), "--model", str(model), "--device", "cpu", "-o", str(out)]) == 0
+    said = " ".join(capsys.readouterr().err.split())
+    assert "8 stratified orders of 16 tokens, resized crops" in said
+    assert "--rule fixed --orders stratified --prefix 16 --max-orders 8 --crops resized" in said
     assert main(["replay", str(full), "--model", str(model), "--rule", "calibrated", "-o", str(curves)]) == 0
     from anytime_cls.curves.file import read_curves
 

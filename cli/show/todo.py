@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from anytime_cls.race.registry import DELTA_RULES
 
-from .output import count, duration
+from .output import count, duration, views
 
 if TYPE_CHECKING:
     from anytime_cls.plan.plan import RacePlan
@@ -23,7 +23,7 @@ def todo(images: int, done: int, where: str, plan: RacePlan, on: str, expected: 
     before = f" ({done:,} are done)" if done else ""
     delta = f" at δ = {plan.delta:g}" if plan.rule.name in DELTA_RULES else ""
     tokens = "" if plan.whole else f" of {design.steps} tokens"
-    race = f"{plan.rule.name}{delta} on at most {design.k_max} {design.draws} orders{tokens}"
+    race = f"{plan.rule.name}{delta} on at most {design.k_max} {design.draws} orders{tokens}{views(plan)}"
     lines = [
         f"to do: {count(images, 'image')} of {where}{before}, {design.n_classes} classes each, "
         f"by rule {race}; {plan.model} on {on}"
@@ -45,7 +45,8 @@ def _full(plan: RacePlan) -> str:
     """Options of a sweep that scores all classes on all orders of this race."""
     design = plan.design
     prefix = "" if plan.whole else f" --prefix {design.steps}"
-    return f"--rule fixed --orders {design.draws}{prefix} --max-orders {design.k_max}"
+    crops = "" if design.crops == "center" else f" --crops {design.crops}"
+    return f"--rule fixed --orders {design.draws}{prefix} --max-orders {design.k_max}{crops}"
 
 
 def _seconds(expected: Expected) -> str:
