@@ -18,6 +18,7 @@ OF_START = ("image_size", "tokens", "codes", "levels", "tokenizer_epochs", "epoc
 SMALL_BATCH = 64
 CODED = 40  # places of the pictures that a code of the manifold's stands for, at least
 TUNED_EACH, TUNED = 1.7, (100, 3000)  # steps a picture in which a start's weights move; at least, at most
+CLASS_RATE = 5.0  # of class vectors, times the rate of the other weights: measured, docs/train.md
 TOKENIZER_STEPS, STEPS = 1000, 1500  # from nothing, however few the pictures
 
 
@@ -59,6 +60,7 @@ def settled(seen: Outlook, typed: Mapping[str, Any], name: str, start: ModelCard
             "tune_steps": min(TUNED[1], max(TUNED[0], round(TUNED_EACH * images))),
         }  # fmt: skip
         return Recipe(**{**chosen, **typed})
+    chosen["class_rate"] = CLASS_RATE
     size = int(typed.get("image_size", Recipe.image_size))
     places = images * (size // 4) ** 2
     chosen["codes"] = min(Recipe.codes, 1 << max(5, int(math.log2(max(1, places // CODED)))))

@@ -19,7 +19,7 @@ from anytime_cls.training.finish import Scoring, finish
 from anytime_cls.training.folder import begun_recipe, is_finished, taken
 from anytime_cls.training.outlook import FEW, Outlook, held_of, outlook
 from anytime_cls.training.recipe import Recipe, split_holdout
-from anytime_cls.training.settle import chosen_start, settled
+from anytime_cls.training.settle import CLASS_RATE, chosen_start, settled
 from anytime_cls.training.start import default_start, load_start, named, read_start, with_classes, written
 from anytime_cls.training.train import train
 
@@ -230,6 +230,8 @@ def test_from_nothing_few_pictures_take_steps_and_not_epochs():
     many = settled(seen(*[5000] * 10), {}, "", None)
     assert many.codes == Recipe.codes and many.batch_size == Recipe.batch_size
     assert many.holdout == 0.04 and recipe.holdout == 0.2
+    assert many.class_rate == recipe.class_rate == CLASS_RATE != Recipe.class_rate
+    assert settled(seen(30, 30, 30), {"class_rate": 2.0}, "", None).class_rate == 2
 
 
 def test_steps_are_no_fewer_than_asked_for(others, tmp_path):
