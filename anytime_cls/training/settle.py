@@ -18,7 +18,7 @@ OF_START = ("image_size", "tokens", "codes", "levels", "tokenizer_epochs", "epoc
 SMALL_BATCH = 64
 CODED = 40  # places of the pictures that a code of the manifold's stands for, at least
 TUNED_EACH, TUNED = 1.7, (100, 3000)  # steps a picture in which a start's weights move; at least, at most
-CLASS_RATE = 5.0  # of class vectors, times the rate of the other weights: measured, docs/train.md
+CLASS_RATE = 13.0  # of class vectors, times the rate of the other weights: measured, docs/train.md
 TOKENIZER_STEPS, STEPS = 1000, 1500  # from nothing, however few the pictures
 
 
