@@ -181,9 +181,15 @@ def test_many_classes_cost_what_their_races_cost(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(sys, "argv", ["x", str(path), "--classes", "6,12", "--risk", "0.1"])
     module.main()
     rows = [line.split() for line in capsys.readouterr().out.splitlines()[2:4]]
-    assert [row[2] for row in rows] == ["48.0", "96.0"] and all(row[5] == "table" for row in rows)
-    assert all(float(row[4]) < float(row[3]) for row in rows)
-    b, thousand = module.exponent([10, 100], [1.0, 10.0])
+    assert [row[2] for row in rows] == ["48.0", "96.0"] and all(row[9] == "table" for row in rows)
+    assert all(float(row[6]) < float(row[3]) for row in rows)
+    for row in rows:
+        for value, low, high in (row[3:6], row[6:9]):
+            assert float(low[1:-1]) <= float(value) <= float(high[:-1])
+    found = module.measured(path, 0.1, ["table"])
+    assert found["spent"].mean() == pytest.approx(found["whole_passes"])
+    assert len(found["spent"]) == found["images"]
+    b, thousand = module.exponent([10, 100], np.array([1.0, 10.0]))
     assert (b, thousand) == (pytest.approx(1.0), pytest.approx(100.0))
 
 

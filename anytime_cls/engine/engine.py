@@ -30,7 +30,10 @@ AUTO_ROWS = {"cpu": 32, "cuda": 256, "mps": 64}
 # of the embedded model at once are a fifth slower than 8 at a time) and to waste little on padding
 TILE_POSITIONS = {"cpu": 1 << 10, "cuda": 1 << 13, "mps": 1 << 12}
 WARY = 100  # trials' time that must be left of a budget for another look at the threads: late ones are slow
-TRIAL = 2e9  # FLOPs of a batch that tells how many threads are best, at most: some 20 ms
+TRIAL = 2e9  # FLOPs of a batch that tells how many threads are best: some 20 ms
+# positions that it has at least: with fewer, a large model's products wait for its weights to be read, as no
+# batch of a race does (one token of a RandAR-L takes many times its share of a pass)
+FAIR = 64
 
 
 class Stopped(Exception):
@@ -145,6 +148,8 @@ class Engine:
     def _trial(self) -> tuple[int, int]:
         """Rows of a batch that tells how fast the machine is, and their steps."""
         steps = max(1, min(self.n_tokens, int(TRIAL / self.cost.whole * self.n_tokens)))
+        while steps < self.n_tokens and self.scorer.width(steps) < FAIR:
+            steps += 1
         most = 1 if self.joint else self.tile(steps)
         return max(1, min(most, int(TRIAL / self.scorer.shape.flops(steps, 1)))), steps
 

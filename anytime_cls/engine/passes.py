@@ -57,11 +57,12 @@ def begin(engine: Engine, job: Job) -> None:
 
 
 def _screen(engine: Engine, job: Job, number: int, name: str) -> None:
-    """One screen of one job; without it where its budget does not allow it."""
+    """One screen of one job; without it where its budget does not allow it, and allows something less."""
     assert job.spending is not None
     screen = engine.scorer.screens[name]
     flops = screen.flops(len(job.classes))
-    if not job.spending.affords(flops):
+    least = engine.cost.passes(len(job.classes), 1) * engine.cost.whole  # a token of every class
+    if flops > least and not job.spending.affords(flops):
         job.race.screen(name, None)
         return
     values = screen.estimate([job.encoded], job.seed, [job.content], job.classes)[0]

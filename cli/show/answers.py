@@ -175,8 +175,14 @@ def spent_words(decision: Decision, plan: RacePlan) -> str:
     elif decision.prefix:
         used = f"{decision.prefix} of {plan.tokens} tokens of one order"
     if decision.shortlist is not None and decision.prefix != 0:
-        used += f" of a shortlist of {decision.shortlist}, uncalibrated"
+        used += f" of a shortlist of {decision.shortlist}{_ranked_by(decision, plan)}, uncalibrated"
     return f"{used}, {amount(decision.passes)} of {amount(decision.full_passes)} passes"
+
+
+def _ranked_by(decision: Decision, plan: RacePlan) -> str:
+    """Which screen the shortlist is from; nothing where it is the race's own."""
+    names = [record.order for record in decision.records if record.prefix == 0]
+    return f" by screen {(*plan.screens, plan.fallback)[names[-1]]}" if names else ""
 
 
 def separated_words(decision: Decision) -> str:

@@ -1,13 +1,17 @@
 """Compute an image against the number of classes: fixed K, a race, and a race behind a screen, at equal risk.
 
-    anytime-cls sweep tiny-imagenet --root DATA/val --ids test.txt --rule fixed --orders stratified \\
-        --prefix 16 --max-orders 16 --record-prefixes 4,8 --record-screens table,gradient -o full.h5
+    anytime-cls sweep DATA/val --ids val.txt --model MODEL --rule fixed --orders stratified --prefix 16 \\
+        --max-orders 8 --record-prefixes 4,8 --record-screens table,gradient --threads 1 -o full.h5
     python examples/figures/many_classes.py full.h5 --classes 10,50,100,200 --risk 0.05
 
-From one full trace: for every C, evenly spread classes and their images; the race is calibrated on half of
-them and measured on others (`calibrate`'s own split), so a C of few images says little. A recorded gradient
-was taken at the mean of all classes, and is used as it is. Last, the exponent b of compute ~ C^b over the C
-given, least squares on logarithms, and what it would come to at 1,000 classes: extrapolated, not measured.
+For every C, a full trace of C classes: the one given that has just so many (a sweep with `--classes`), else
+evenly spread classes of the largest one and their images, where a recorded gradient was taken at the mean of
+all classes and is used as it is. The race is calibrated on a part of the images and measured on the others
+(`calibrate`'s own split), so a C of few images says little, and one of too few is left out.
+
+Last, the exponent b of compute ~ C^b over the C measured, least squares on logarithms, and what it would come
+to at 1,000 classes: extrapolated, not measured. Intervals: 95 %, bootstrap of the measured images of every C;
+which classes and which split they are is not in them.
 """
 
 import argparse
@@ -18,12 +22,19 @@ from typing import Any
 
 import numpy as np
 
+from anytime_cls.certify.designs import split_images
 from anytime_cls.certify.thresholds import calibrate_trace
+from anytime_cls.curves.full import full_curves
+from anytime_cls.race.fitted import Fitted
 from anytime_cls.replay.source import Source
+from anytime_cls.stats.bootstrap import bootstrap
 from anytime_cls.traces.cost import screens_of
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import Scores
 from anytime_cls.traces.write import TraceWriter
+
+SPLIT = 0.6  # of the images, to calibrate on
+RESAMPLES = 1000
 
 
 def restricted(trace: Trace, classes: np.ndarray, path: Path) -> None:
@@ -49,50 +60,89 @@ def restricted(trace: Trace, classes: np.ndarray, path: Path) -> None:
 
 
 def measured(path: Path, risk: float, stages: Sequence[int | str]) -> dict[str, Any]:
-    """The figures on the images held out of a calibration."""
+    """The figures on the images held out of a calibration, `spent` (whole passes) one an image."""
     with Trace.open(path) as trace:
-        (entry,) = calibrate_trace(trace, [risk], stages=stages, split=0.6)["calibrated"]
-        fixed = Source(trace).full_cost * Source(trace).cost()
-    return entry["held_out"] | {"fixed": fixed, "with": entry.get("screening", {}).get("screen", "none")}
+        source = Source(trace)
+        found = calibrate_trace(trace, [risk], stages=stages, split=SPLIT)
+        if not found.get("calibrated"):
+            raise ValueError(f"no threshold could be certified at {source.n_classes} classes")
+        (entry,) = found["calibrated"]
+        fitted = Fitted.read({"calibrated": found["calibrated"]}, source.tokens)
+        (run,) = full_curves(trace, ["calibrated"], fitted=fitted).runs
+        fixed = source.full_cost * source.cost()
+        held_out = np.isin(
+            np.flatnonzero(source.good), split_images(np.flatnonzero(source.good), SPLIT, 0).held_out
+        )
+        spent = np.asarray(run.token_fraction)[held_out] * fixed
+    screen = entry.get("screening", {}).get("screen", "none")
+    return entry["held_out"] | {"fixed": fixed, "spent": spent, "with": screen}
 
 
-def exponent(classes: Sequence[int], cost: Sequence[float]) -> tuple[float, float]:
-    """(b, what it comes to at 1,000 classes) of cost = a · C^b."""
-    b, a = np.polyfit(np.log(classes), np.log(cost), 1)
-    return float(b), float(np.exp(a) * 1000**b)
+def exponent(classes: Sequence[int], cost: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(b, what it comes to at 1,000 classes) of cost [..., len(classes)] = a · C^b."""
+    x = np.log(classes) - np.log(classes).mean()
+    y = np.log(cost)
+    b = (y * x).sum(axis=-1) / (x * x).sum()
+    middle = y.mean(axis=-1) - b * np.log(classes).mean()
+    return b, np.exp(middle + b * np.log(1000))
+
+
+def between(values: np.ndarray, digits: int) -> str:
+    """A value and the interval of its resamples, which follow it."""
+    low, high = np.quantile(values[1:], (0.025, 0.975))
+    return f"{values[0]:.{digits}f} [{low:.{digits}f}, {high:.{digits}f}]"
+
+
+def resampled(spent: np.ndarray, seed: int) -> np.ndarray:
+    """The mean, and those of its resamples."""
+    means = bootstrap(spent[:, None], RESAMPLES, seed)
+    return np.concatenate([means.value, means.draws[:, 0]])
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("trace", metavar="FULL.h5")
+    parser.add_argument("traces", nargs="+", type=Path, metavar="FULL.h5")
     parser.add_argument("--classes", default="10,50,100,200", metavar="C,C,...")
     parser.add_argument("--risk", type=float, default=0.05, metavar="P")
     args = parser.parse_args()
-    counts = [int(c) for c in args.classes.split(",")]
-    costs: dict[str, list[float]] = {"fixed": [], "race": [], "screened": []}
+    own = {}
+    for path in args.traces:
+        with Trace.open(path) as trace:
+            own[len(trace.labels)] = path
+    counts, costs = [], {"fixed": [], "race": [], "screened": []}
     print("whole passes an image at risk", args.risk)
-    print(
-        f"{'C':>5} {'images':>7} {'fixed':>9} {'race':>9} {'screened':>9}  screen    another answer, accuracy"
-    )
-    with Trace.open(args.trace) as trace, tempfile.TemporaryDirectory() as folder:
-        rungs = Source(trace).prefixes
-        for count in counts:
-            path = Path(folder) / f"{count}.h5"
-            restricted(trace, np.linspace(0, len(trace.labels) - 1, count).round().astype(int), path)
-            race = measured(path, args.risk, rungs)
-            screened = measured(path, args.risk, [*screens_of(trace.attrs), *rungs])
-            for name, value in (("fixed", race["fixed"]), ("race", race["whole_passes"]),
-                                ("screened", screened["whole_passes"])):  # fmt: skip
-                costs[name].append(value)
+    print("    C  images     fixed                 race             screened  screen    other answer, right")
+    with tempfile.TemporaryDirectory() as folder:
+        for count in map(int, args.classes.split(",")):
+            path = own.get(count) or Path(folder) / f"{count}.h5"
+            with Trace.open(own.get(count, own[max(own)])) as trace:
+                rungs, screens = Source(trace).prefixes, screens_of(trace.attrs)
+                if count not in own:
+                    every = np.linspace(0, len(trace.labels) - 1, count).round().astype(int)
+                    restricted(trace, every, path)
+            try:
+                race, screened = (measured(path, args.risk, s) for s in (rungs, [*screens, *rungs]))
+            except ValueError as error:
+                print(f"{count:>5}  left out: {error}")
+                continue
+            counts.append(count)
+            costs["fixed"].append(np.full(RESAMPLES + 1, race["fixed"]))
+            costs["race"].append(resampled(race["spent"], count))
+            costs["screened"].append(resampled(screened["spent"], count))
             other, right = screened["disagreement"]["value"], screened["accuracy"]["value"]
             print(
-                f"{count:>5} {screened['images']:>7} {race['fixed']:>9.1f} {race['whole_passes']:>9.2f} "
-                f"{screened['whole_passes']:>9.2f}  {screened['with']:<9} {other:.2%}, {right:.1%}"
+                f"{count:>5} {screened['images']:>7} {race['fixed']:>9.1f} "
+                f"{between(costs['race'][-1], 1):>20} {between(costs['screened'][-1], 2):>20}  "
+                f"{screened['with']:<9} {other:.2%}, {right:.1%}",
+                flush=True,
             )
     for name, values in costs.items():
         if len(counts) > 1:
-            b, thousand = exponent(counts, values)
-            print(f"{name:<9} C^{b:.2f}; extrapolated to 1,000 classes: {thousand:.1f} whole passes")
+            b, thousand = exponent(counts, np.stack(values, axis=1))
+            print(
+                f"{name:<9} C^{between(b, 2)}; extrapolated to 1,000 classes, not measured: "
+                f"{between(thousand, 1)} whole passes"
+            )
 
 
 if __name__ == "__main__":

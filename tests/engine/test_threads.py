@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ import torch
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.engine import threads as module
 from anytime_cls.engine.cost import CostModel
+from anytime_cls.engine.engine import Engine
 from anytime_cls.engine.threads import AGAIN, CLEAR, LATE, TRIALS, Threads, threads_each
 from anytime_cls.plan.options import RaceOptions
+from anytime_cls.testing import FakeScorer, FakeShape
 
 
 class Machine:
@@ -115,6 +119,31 @@ def test_a_calibration_is_corrected_by_what_was_just_seen():
         cost.observe(4, 64, 1.0)
     cost.correct(4, 64, 0.12)  # three times what the calibration says
     assert cost.seconds(10, 64) == pytest.approx(1.25 * 3 * cost.expected(10, 64))
+
+
+@dataclass(frozen=True)
+class Large(FakeShape):
+    """As dear as a RandAR-L: the 2 GFLOPs of a trial are not two of its tokens."""
+
+    def flops(self, steps, classes=1):
+        return 1.3e9 * steps * classes
+
+
+@pytest.mark.parametrize(
+    ("shape", "tokens"), [(Large(steps=256), 64), (FakeShape(steps=256), 256), (Large(32), 32)]
+)
+def test_a_trial_is_large_enough_to_stand_for_a_batch(machine, shape, tokens):
+    """One token of a large model takes many times its share of a pass: its weights have to be read."""
+    asked = []
+
+    class Scorer(FakeScorer):
+        def score(self, pieces, at):
+            asked.append(at[-1])
+            return [np.zeros((len(piece.classes), len(at))) for piece in pieces]
+
+    engine = Engine(Scorer(np.zeros((1, 1, 1)), shape), probe=lambda: 0, threads=Threads())
+    engine.settle()
+    assert set(asked) == {tokens}
 
 
 @pytest.mark.parametrize("model", ["cifar10", "tiny"])

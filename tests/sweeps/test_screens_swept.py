@@ -124,3 +124,21 @@ def test_where_there_is_no_table_a_gradient_makes_the_shortlist(tiny_model_dir, 
     assert decision.shortlist == 3 and decision.orders == 2 and 8 < decision.passes <= 9
     raced = {s.label for s in decision.ranking if s.alive}
     assert raced == {s.label for s in ranked.ranking[:3]}
+
+
+@pytest.mark.parametrize(("share", "screened"), [(0.99, True), (1.01, False)])
+def test_where_a_token_of_every_class_costs_more_than_the_gradient_the_gradient_answers(
+    tiny_model_dir, images, monkeypatch, share, screened
+):
+    """As with 1,000 classes of a RandAR-L: the budget is too small for either, and no answer is cheaper."""
+    monkeypatch.setattr("anytime_cls.scorers.shapes.TABLE_NUMBERS", 1)
+    classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
+    path = sorted(images.rglob("*.png"))[0]
+    gradient, shape = classifier.classify(path, RaceOptions(rule="gradient")), classifier.scorer.shape
+    token = shape.flops(1, len(gradient.ranking))
+    assert token > 1e5
+    screen = type(classifier.scorer.screens["gradient"])
+    monkeypatch.setattr(screen, "flops", lambda self, classes: share * token)
+    decision = classifier.classify(path, RaceOptions(rule="paired", budget="0.1mflop"))
+    assert (decision.prefix, decision.stop) == (SCREENED if screened else 1, "budget")
+    assert not screened or decision.label == gradient.label
