@@ -115,7 +115,7 @@ def _fitted(
     base: Any = start.model.config
     schedule = Schedule(
         Limit(flops=training_flops(base, recipe, len(fitting))), min(recipe.batch_size, len(fitting)),
-        recipe.lr, recipe.weight_decay, recipe.averaging, seed=recipe.seed, report=report,
+        recipe.lr, recipe.weight_decay, averaging=recipe.averaging, seed=recipe.seed, report=report,
         checkpoint=checkpoint,
     )  # fmt: skip
     labels = fitting.labels.to(device)
