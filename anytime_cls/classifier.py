@@ -298,8 +298,8 @@ def _tidy(x: float) -> float:
 
 def is_long(classifier: AnytimeClassifier, plan: RacePlan) -> bool:
     """Whether an image may take so long that an estimate is worth the calibration it needs."""
-    passes = plan.design.k_max * plan.design.n_classes
-    return passes * classifier.engine.cost.flops(plan.design.steps, 1) > LONG
+    design = plan.design
+    return design.k_max * classifier.engine.cost.flops(design.steps, design.n_classes) > LONG
 
 
 def estimate_image(classifier: AnytimeClassifier, plan: RacePlan) -> Estimate:

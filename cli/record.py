@@ -21,13 +21,13 @@ class Recorder:
 
     def __init__(self, path: str, classifier: AnytimeClassifier, plan: RacePlan, command: Sequence[str]):
         self._position = positions(plan.class_ids)
-        self._k_max = plan.design.k_max
+        self._full_passes = plan.full_passes
         self._writer = TraceWriter.create(path, provenance(classifier, plan, command), plan.labels)
 
     def add(self, index: int, path: str, result: Decision | Failure) -> None:
         """One image, the index-th of the run, as soon as it is done."""
         key = f"{index}:{path}".replace("\0", "\ufffd")
-        self._writer.append(*image_row(key, path, -1, result, self._position, self._k_max), index)
+        self._writer.append(*image_row(key, path, -1, result, self._position, self._full_passes), index)
 
     def __enter__(self) -> Recorder:
         return self

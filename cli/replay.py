@@ -212,6 +212,8 @@ def figures(run: CurveRun, curves: Curves) -> dict[str, Any]:
     """A run in numbers: settings, accuracy (None without labels), agreement, orders, whole passes, saving."""
     import numpy as np
 
+    from anytime_cls.traces.cost import full_passes
+
     good = run.prediction >= 0
     known = good & (curves.label >= 0)
     fraction = float(run.token_fraction[good].mean())
@@ -224,7 +226,7 @@ def figures(run: CurveRun, curves: Curves) -> dict[str, Any]:
         "orders_mean": float(orders.mean()),
         "orders_median": float(np.median(orders)),
         "orders_p95": float(np.quantile(orders, 0.95)),
-        "passes": fraction * len(curves.labels) * int(curves.attrs["k_max"]),
+        "passes": fraction * full_passes(curves.attrs, len(curves.labels)),
         "calls": float(run.passes[good].mean()),
         "token_fraction": fraction,
         "saving": 1 / fraction,

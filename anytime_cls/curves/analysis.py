@@ -22,7 +22,7 @@ from anytime_cls.race.fitted import Recommended
 from anytime_cls.race.registry import CALIBRATED, SCREEN_RULES
 from anytime_cls.stats.bootstrap import Means, bootstrap, difference
 from anytime_cls.stats.intervals import wilson
-from anytime_cls.traces.cost import pass_cost
+from anytime_cls.traces.cost import draw_cost
 
 Array = np.ndarray
 LIVE = " (live)"  # ends the name of a curve that was recorded, not replayed
@@ -81,14 +81,18 @@ class Analysis:
         return max(found, key=lambda item: (item[0], -item[1]))[1] if found else None
 
     def all_orders(self, index: int) -> float | None:
-        """What all orders of every class cost on the x axis, in the run's design; None if unknown."""
+        """What all orders of every class cost on the x axis, in the run's design; None if unknown, or
+        where the run took as much: one pass of a model that answers all classes at once."""
         run = self.study.runs[index]
         attrs = self.study.attrs[int(run.settings["file"])]
         if self.x_kind == "orders":
-            return float(run.k_max)
+            return float(run.k_max) if float(run.orders.mean()) < run.k_max else None
         if "tokens" not in attrs or not run.passes.all():
             return None
-        passes = run.k_max * len(self.study.labels) * pass_cost(attrs)
+        shared, each = draw_cost(attrs)
+        passes = run.k_max * (shared + each * len(self.study.labels))
+        if passes <= float(run.passes.mean()) * (1 + 1e-6):
+            return None
         match self.x_kind:
             case "seconds":
                 return passes * float(run.seconds.sum() / run.passes.sum())

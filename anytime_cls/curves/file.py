@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from anytime_cls.files import replace_file
 from anytime_cls.race.decision import STOP_NAMES
+from anytime_cls.traces.cost import shared_passes
 from anytime_cls.traces.hdf5 import _clean, _read
 from anytime_cls.traces.publish import _column, _dataset
 from anytime_cls.traces.schema import TraceError
@@ -42,8 +43,8 @@ class CurveRun:
     prediction : int32, index into `Curves.labels`; −1 for an image that could not be read
     orders : uint16, K used
     passes : int32, forward evaluations (of `prefix` tokens)
-    token_fraction : float32, compute as a share of that of all classes × the *source's* k_max whole orders
-        (`Curves.attrs["k_max"]`, not the run's), so that runs of one file share a scale
+    token_fraction : float32, compute as a share of that of all classes on the *source's* k_max whole orders
+        (`traces.cost.full_passes` of `Curves.attrs`, whatever the run's K_max), so that runs of one file share a scale
     stop : uint8, index into `STOP_NAMES`
     probability : float32, the answer's; NaN where there is none
     rank : uint16, of the true label in the final ranking, 0 = best, `UNRANKED` for an unknown label
@@ -170,8 +171,14 @@ def read_curves(path: str | Path) -> Curves:
                 settings = attributes(group)
                 plan = str(settings.pop("plan", ""))
                 runs.append(CurveRun(settings, **columns, plan=plan))
+            labels = _read(whole_column(file, "labels", "str")).tolist()
+            full = shared_passes(attrs, len(labels))
+            if full is not None:  # an older file
+                attrs["full_passes"] = full
+                runs = [replace(run, token_fraction=run.token_fraction * (len(labels) * attrs["k_max"] / full))
+                        for run in runs]  # fmt: skip
             return Curves(
-                attrs, _read(whole_column(file, "labels", "str")).tolist(),
+                attrs, labels,
                 _read(whole_column(file, "images/id", "str")),
                 whole_column(file, "images/label", "<i8")[:],
                 whole_column(file, "full/prediction", "<i8")[:], runs,

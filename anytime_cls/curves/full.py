@@ -105,6 +105,8 @@ def full_curves(
                     progress(done, total)
     runs = [columns.as_run(source, spec, plan) for (spec, plan), columns in zip(raced, results, strict=True)]
     attrs = trace.attrs | {"k_max": source.k_max}
+    if "full_passes" in attrs:
+        attrs["full_passes"] = source.full_cost
     return Curves(attrs, trace.labels, trace.images["id"], label, full, runs)
 
 

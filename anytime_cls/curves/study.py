@@ -16,6 +16,7 @@ from anytime_cls.curves.file import CurveRun, Curves
 from anytime_cls.race.peers import ClarkJainiRule, HalvingRule
 from anytime_cls.race.registry import SCREEN_RULES
 from anytime_cls.race.value import PRICE
+from anytime_cls.traces.cost import full_passes
 
 Array = np.ndarray
 BASELINES = ("fixed", *SCREEN_RULES)
@@ -253,7 +254,7 @@ def _passes(run: CurveRun, curves: Curves) -> Array:
     counted = np.asarray(run.passes, float)
     if "k_max" not in curves.attrs:
         return counted
-    spent = np.asarray(run.token_fraction, float) * len(curves.labels) * int(curves.attrs["k_max"])
+    spent = np.asarray(run.token_fraction, float) * full_passes(curves.attrs, len(curves.labels))
     return np.where(np.isclose(spent, counted, rtol=1e-5), counted, spent)  # float32 fractions
 
 

@@ -72,17 +72,17 @@ def estimate(
         rows = orders * n_classes
         padded = rows + -rows % engine.tile(tokens)
         batches = math.ceil(padded / engine.rows(tokens))
-        return cost.overhead * batches + cost.slope * padded * cost.share(tokens)
+        return cost.overhead * batches + cost.slope * cost.passes(padded, tokens, orders)
 
     screens = [stage.source for stage in rule.first_stages if isinstance(stage.source, str)]
     screening = sum(engine.scorer.screens[name].flops(n_classes) for name in screens) / cost.whole
     caution = cost.seconds(1, length) / cost.expected(1, length)
     at_rungs = sum(batched(1, tokens) for tokens in rungs)
-    rung_passes = sum(n_classes * cost.share(tokens) for tokens in rungs)
-    per_order = n_classes * cost.share(length)
+    rung_passes = sum(cost.passes(n_classes, tokens) for tokens in rungs)
+    per_order = cost.passes(n_classes, length)
     least_orders = 0 if rungs or screens else first  # a race may be decided by its screen, or its first rung
     least = batched(1, rungs[0]) if rungs else batched(first, length)
-    least_passes = n_classes * cost.share(rungs[0]) if rungs else first * per_order
+    least_passes = cost.passes(n_classes, rungs[0]) if rungs else first * per_order
     if screens:
         least, least_passes = cost.slope * screening, screening
     most = caution * (cost.slope * screening + at_rungs + batched(max_orders, length))

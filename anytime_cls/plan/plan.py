@@ -65,6 +65,15 @@ class RacePlan:
         return self.design.steps >= self.tokens
 
     @property
+    def full_passes(self) -> float:
+        """All classes on K_max whole draws, in whole passes: classes · K_max, or less where classes share
+        compute. A joint model's only draw is one pass."""
+        design, one, two = self.design, *(self.shape.flops(self.tokens, n) for n in (1, 2))
+        shared = 2 * one - two
+        alike = 0 if not shared else (shared + (two - one) * design.n_classes) / one
+        return float(design.k_max * (alike or design.n_classes))
+
+    @property
     def draws(self) -> Draws:
         """What an image's classes share, draw by draw."""
         return self.shape.draws(self.design.draws, self.design.steps)

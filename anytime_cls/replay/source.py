@@ -20,7 +20,7 @@ from anytime_cls.draws.orders import distinct_orders
 from anytime_cls.plan.written import pull_of
 from anytime_cls.race.decision import SCREENED, UNRANKED
 from anytime_cls.race.fitted import Design, Fitted
-from anytime_cls.traces.cost import draw_cost, pass_cost, screens_of
+from anytime_cls.traces.cost import draw_cost, full_passes, pass_cost, screens_of
 from anytime_cls.traces.read import Trace
 from anytime_cls.traces.schema import ReplayError, TraceError
 
@@ -67,7 +67,7 @@ class Source:
         self.good = trace.images["error"] == ""
         if not self.good.any():
             raise ReplayError(f"{trace.path} has no image that was scored")
-        self.full_cost = self.n_classes * self.k_max  # whole passes an image
+        self.full_cost = full_passes(attrs, self.n_classes) * self.k_max / attrs["k_max"]  # passes an image
         spent = float(trace.images["token_fraction"][self.good].sum()) * self.full_cost
         measured = float(trace.images["seconds"][self.good].sum())
         self.seconds_a_pass = measured / spent if spent else 0.0
@@ -75,7 +75,7 @@ class Source:
     @property
     def batch(self) -> int:
         """Images in a stack."""
-        found: int = max(1, STACK // self.full_cost)
+        found: int = max(1, STACK // (self.n_classes * self.k_max))
         return found
 
     @property

@@ -48,7 +48,8 @@ class Tally:
     """What a sweep has come to so far, images of an earlier attempt included.
 
     total: images of the sweep. done: those with a row, of which errors have no answer. labelled, correct: of
-    the rest. calls: of the network. used: summed shares of the full cost (all classes × K_max).
+    the rest. calls: of the network. used: summed shares of the full cost (all classes × K_max; of a joint
+    model, one pass).
     """
 
     total: int
@@ -92,7 +93,7 @@ class Tally:
 
     @property
     def saving(self) -> float:
-        """How many times less compute than all classes × K_max whole passes; NaN before the first image."""
+        """How many times less compute than all classes on K_max whole draws; NaN before the first image."""
         answered = self.done - self.errors
         return answered / self.used if self.used > 0 else math.nan
 
@@ -204,7 +205,7 @@ def race_images(
     indices: pulled when the engine has room, so that a generator can fetch work when it is needed. plan: from
     `sweep_plan`. stop: as in `run_sweep`.
     """
-    position, k_max = positions(dataset.class_ids), plan.design.k_max
+    position, full_passes = positions(dataset.class_ids), plan.full_passes
     # pulled, without a result yet: position, stamp of its file, and the error of a bad one
     waiting: deque[tuple[int, tuple[int, int], str]] = deque()
     read = Reader(stop)
@@ -221,7 +222,7 @@ def race_images(
     def answered(result: Decision | Failure) -> Result:
         index, (size, modified), _ = waiting.popleft()
         sample = dataset.samples[index]
-        row, scores = image_row(sample.id, sample.path, sample.label, result, position, k_max)
+        row, scores = image_row(sample.id, sample.path, sample.label, result, position, full_passes)
         return index, replace(row, size=size, modified=modified), scores
 
     def failed() -> Iterator[Result]:

@@ -37,6 +37,22 @@ def draw_cost(attrs: Mapping[str, Any], prefix: int | None = None) -> tuple[floa
     return float(shared) / float(attrs["flops"]), float(each) / float(attrs["flops"])
 
 
+def full_passes(attrs: Mapping[str, Any], classes: int) -> float:
+    """An image's whole computation, all classes on K_max whole draws, in whole passes: classes · K_max, or
+    what the file says where classes share compute. `token_fraction` is a share of it."""
+    return float(attrs.get("full_passes", classes * int(attrs["k_max"])))
+
+
+def shared_passes(attrs: Mapping[str, Any], classes: int) -> float | None:
+    """`full_passes` of a file that does not say it though its classes share compute, as one pass of a joint
+    model does for all of them; None for others. Such a file's `token_fraction` is of classes · K_max."""
+    if "full_passes" in attrs or "flops" not in attrs or not isinstance(attrs.get("k_max"), int):
+        return None
+    shared, each = draw_cost(attrs, int(attrs["tokens"]))
+    full = float(attrs["k_max"] * (shared + each * classes))
+    return full if shared > 0 and full > 0 else None
+
+
 def screens_of(attrs: Mapping[str, Any]) -> list[str]:
     """The screens whose estimates a trace holds, in the order of their numbers."""
     return [str(name) for name in attrs.get("screens", ())]

@@ -14,6 +14,7 @@ from typing import Any
 import h5py  # type: ignore[import-untyped, unused-ignore]
 import numpy as np
 
+from anytime_cls.traces.cost import shared_passes
 from anytime_cls.traces.hdf5 import (
     _files,
     _parts,
@@ -86,6 +87,8 @@ class Trace:
                 check_provenance(self.attrs)
                 self.attrs["complete"] = bool(self.attrs["complete"])
                 self.labels = _read(whole_column(file, "labels", "str")).tolist()
+                full = shared_passes(self.attrs, len(self.labels))
+                self.attrs |= {} if full is None else {"full_passes": full}
             group, scores = file["images"], file["scores"]
             count = len(column(group, "index", _IMAGE["index"]))
             table = {
@@ -96,6 +99,8 @@ class Trace:
             for name, nothing in _LATER.items():
                 kind = object if isinstance(nothing, str) else type(nothing)
                 table.setdefault(name, np.full(count, nothing, kind))
+            if "full_passes" in self.attrs and "full_passes" not in file.attrs:  # an older file's share
+                table["token_fraction"] *= len(self.labels) * self.attrs["k_max"] / self.attrs["full_passes"]
             check_images(table, len(self.labels))
             rows, kinds = len(column(scores, "value", "<f4")), row_type(self.attrs)
             for name in kinds.names or ():

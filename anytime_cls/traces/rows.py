@@ -18,9 +18,10 @@ def positions(class_ids: Sequence[int] | np.ndarray) -> dict[int, int]:
 
 
 def image_row(
-    id: str, path: str, label: int, result: Decision | Failure, position: dict[int, int], k_max: int
+    id: str, path: str, label: int, result: Decision | Failure, position: dict[int, int], full_passes: float
 ) -> tuple[ImageRow, Scores]:
-    """What a trace keeps of one image. position: from `positions`, of the classes raced. k_max: orders.
+    """What a trace keeps of one image. position: from `positions`, of the classes raced. full_passes: the
+    plan's.
 
     Forward evaluations are counted once, however many prefixes of them were recorded too.
     """
@@ -28,13 +29,12 @@ def image_row(
     if isinstance(result, Failure):
         row = ImageRow(id, path, label, -1, 0, 0, 0.0, 0.0, "", math.nan, result.error)
         return row, Scores.empty()
-    full_cost = len(position) * k_max
     row = ImageRow(
         id=id, path=path, label=label,
         prediction=position[result.index],
         orders=result.orders,
         passes=evaluations(result),
-        token_fraction=result.passes / full_cost,
+        token_fraction=result.passes / full_passes,
         seconds=result.seconds, stop=result.stop, probability=result.probability,
         content=result.content, flops=result.flops, evidence=result.evidence,
     )  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from anytime_cls.stats.intervals import wilson
-from anytime_cls.traces.cost import draw_cost
+from anytime_cls.traces.cost import draw_cost, full_passes
 from anytime_cls.traces.read import Trace
 
 
@@ -27,7 +27,7 @@ def outcome(trace: Trace) -> dict[str, Any]:
     mean = full = None
     if isinstance(k_max, int):
         shared, each = draw_cost(trace.attrs)
-        mean = spent * k_max * len(trace.labels)
+        mean = spent * full_passes(trace.attrs, len(trace.labels))
         full = k_max * (shared + each * len(trace.labels))
     answered = found["images"] - found["errors"]
     return {

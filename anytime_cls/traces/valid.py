@@ -49,6 +49,7 @@ class Provenance(Struct):
     rule: str | None = None
     aggregate: str | None = None
     crops: str | None = None
+    full_passes: Positive | None = None
     budget: str | None = None
     dtype: str | None = None
     shard: str | list[str] | None = None  # a list where shards were merged

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
@@ -123,7 +124,7 @@ def note(tally: Tally) -> str:
     parts = []
     if tally.labelled:
         parts.append(percent_interval(tally.accuracy, *tally.interval).replace("[", "\\["))
-    if tally.used > 0:
+    if tally.used > 0 and not math.isclose(tally.saving, 1):
         parts.append(f"{times(tally.saving)}× less compute")
     if tally.errors:
         parts.append(f"{tally.errors} failed")
@@ -186,7 +187,7 @@ def show_table(found: dict[str, Any], tally: Tally | None) -> None:
         row("orders K", "mean {:.1f}, median {:.0f}, 95 % {:.0f}".format(*k))
         few = amount(round(found["passes_mean"], 1))
         row("passes", f"{few} an image, of {amount(round(found['full_passes'], 1))}")
-        if found["saving"]:
+        if found["saving"] and not math.isclose(found["saving"], 1):
             than = f"than {found['k_max']} whole orders of all classes"
             row("saving", f"{times(found['saving'])}× less compute {than}")
         stops = ", ".join(f"{stop_words(name)} {count}" for name, count in found["stop"].items())

@@ -29,7 +29,7 @@ _PLACED = {
     "shard", "priors", "calibrated", "rule", "delta", "k_max", "budget", "aggregate", "seed",
     "order_sampler", "device", "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes",
     "prefix_flops", "flops", "command",
-    "git_revision", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
+    "git_revision", "full_passes", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
 }  # fmt: skip
 
 
@@ -194,7 +194,9 @@ def result_rows(found: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
             share = percent(found["token_fraction_mean"])
             full = "all classes on all whole orders"
             less = f"{times(found['saving'])}× less compute than {full} ({share} of it)"
-            yield "saving", "none: all classes on all orders" if found["saving"] == 1 else less
+            one = found["full_passes"] == 1 < found["classes"]
+            none = f"none: {'one pass answers all classes' if one else 'all classes on all orders'}"
+            yield "saving", none if found["saving"] == 1 else less
         stops = (
             f"{stop_words(name) or 'not said'} {n:,} ({percent(n / answered)})"
             for name, n in found["stop"].items()

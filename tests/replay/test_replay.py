@@ -308,7 +308,7 @@ def record(path, classifier, photos, options):
     with TraceWriter.create(path, attrs, plan.labels, overwrite=True) as writer:
         for i, decision in enumerate(decisions):
             row, scores = image_row(f"im{i}", photos[i].name, i % 10, decision, positions(plan.class_ids),
-                                    plan.design.k_max)  # fmt: skip
+                                    plan.full_passes)  # fmt: skip
             writer.append(row, scores, i)
     return decisions
 
