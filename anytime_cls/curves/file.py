@@ -44,7 +44,8 @@ class CurveRun:
     orders : uint16, K used
     passes : int32, forward evaluations (of `prefix` tokens)
     token_fraction : float32, compute as a share of that of all classes on the *source's* k_max whole orders
-        (`traces.cost.full_passes` of `Curves.attrs`, whatever the run's K_max), so that runs of one file share a scale
+        (`traces.cost.full_passes` of `Curves.attrs`, whatever the run's K_max), so that runs of one file share
+        a scale
     stop : uint8, index into `STOP_NAMES`
     probability : float32, the answer's; NaN where there is none
     rank : uint16, of the true label in the final ranking, 0 = best, `UNRANKED` for an unknown label
@@ -175,8 +176,8 @@ def read_curves(path: str | Path) -> Curves:
             full = shared_passes(attrs, len(labels))
             if full is not None:  # an older file
                 attrs["full_passes"] = full
-                runs = [replace(run, token_fraction=run.token_fraction * (len(labels) * attrs["k_max"] / full))
-                        for run in runs]  # fmt: skip
+                times = len(labels) * attrs["k_max"] / full
+                runs = [replace(run, token_fraction=run.token_fraction * times) for run in runs]
             return Curves(
                 attrs, labels,
                 _read(whole_column(file, "images/id", "str")),

@@ -29,7 +29,8 @@ _PLACED = {
     "shard", "priors", "calibrated", "rule", "delta", "k_max", "budget", "aggregate", "seed",
     "order_sampler", "device", "dtype", "tokens", "pass_tokens", "pass_flops", "prefixes",
     "prefix_flops", "flops", "command",
-    "git_revision", "full_passes", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared", "flops_class",
+    "git_revision", "full_passes", "method", "plan", "unit", "keyed", "flops_steps", "flops_shared",
+    "flops_class",
 }  # fmt: skip
 
 

@@ -252,7 +252,7 @@ def test_priors_are_the_traces_the_models_or_a_calibrations(tmp_path, tiny_model
     file = tmp_path / "cal.json"
     file.write_text(json.dumps({"priors": {}, "calibrated": [entry], "model_sha256": "ab" * 32}))
     with Trace.open(full_trace(tmp_path / "t.h5", races(10, 5))) as trace:
-        assert known_of(trace) == Fitted(64, {(WHOLE, 64): Fit(PRIORS, 1.5)})
+        assert known_of(trace) == Fitted(64, {(WHOLE, 64, "center"): Fit(PRIORS, 1.5)})
         known = known_of(trace, calibration=file).calibrated
         assert [(e.risk, e.design, e.prior) for e in known] == [
             (0.1, Design("uniform", 64, 16, 5), PRIORS["paired"])
@@ -269,12 +269,13 @@ def test_priors_are_the_traces_the_models_or_a_calibrations(tmp_path, tiny_model
             known_of(trace, calibration=tmp_path / "none.json")
 
 
-def test_what_was_fitted_to_one_view_is_not_for_traces_of_many(tmp_path, tiny_model_dir):
+def test_what_was_fitted_without_noise_is_not_for_traces_with_it(tmp_path, tiny_model_dir):
     card = read_card(str(tiny_model_dir))
     sha = card.sha256["transformer.safetensors"]
     assert card.fitted != Fitted(64)
-    for more, expected in (({}, card.fitted), ({"crops": "random"}, Fitted(64))):
-        path = full_trace(tmp_path / f"{len(more)}.h5", races(10, 5), model_sha256=sha, priors="", **more)
+    kinds = ({}, card.fitted), ({"crops": "random"}, card.fitted), ({"latent_noise": 0.1}, Fitted(64))
+    for at, (more, expected) in enumerate(kinds):
+        path = full_trace(tmp_path / f"{at}.h5", races(10, 5), model_sha256=sha, priors="", **more)
         with Trace.open(path) as trace:
             assert trace.varies == bool(more)
             assert known_of(trace, model=str(tiny_model_dir)) == expected
