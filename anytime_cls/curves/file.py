@@ -44,8 +44,8 @@ class CurveRun:
     orders : uint16, K used
     passes : int32, forward evaluations (of `prefix` tokens)
     token_fraction : float32, compute as a share of that of all classes on the *source's* k_max whole orders
-        (`traces.cost.full_passes` of `Curves.attrs`, whatever the run's K_max), so that runs of one file share
-        a scale
+        (`traces.cost.full_passes` of `Curves.attrs`, whatever the run's K_max): a scale that runs of one file
+        share
     stop : uint8, index into `STOP_NAMES`
     probability : float32, the answer's; NaN where there is none
     rank : uint16, of the true label in the final ranking, 0 = best, `UNRANKED` for an unknown label

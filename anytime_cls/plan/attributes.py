@@ -55,7 +55,8 @@ def provenance(
         "delta": plan.delta,
         "calibrated": _fitted(plan.rule),
         "k_max": plan.design.k_max,
-        "full_passes": None if plan.full_passes == plan.design.n_classes * plan.design.k_max
+        "full_passes": None
+        if plan.full_passes == plan.design.n_classes * plan.design.k_max
         else plan.full_passes,
         "budget": None if plan.budget is None else str(plan.budget),
         "plan": write(plan),
