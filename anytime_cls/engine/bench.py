@@ -22,8 +22,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from anytime_cls.scorers.any_order import AnyOrder
-from anytime_cls.scorers.base import Scorer
 from anytime_cls.scorers.randar import RandAR
 from anytime_cls.scorers.shapes import SHAPES, RandARConfig, SigmaConfig
 from anytime_cls.scorers.sigma import Transformer
@@ -45,13 +43,6 @@ def parse_shape(text: str) -> RandARConfig:
         raise ValueError(f"a shape is {names} or DIM,LAYERS,HEADS,VOCAB,CLASSES,TOKENS, not {text!r}")
     dim, layers, heads, vocab, classes, tokens = map(int, parts)
     return RandARConfig(dim, layers, heads, vocab, tokens, classes)
-
-
-def transformer_of(scorer: Scorer) -> Transformer:
-    """The transformer that is timed. Raises ValueError for a method that has none of ours."""
-    if not isinstance(scorer, AnyOrder):
-        raise ValueError("this model is no any-order transformer: its passes cannot be timed")
-    return scorer.model
 
 
 def random_model(config: RandARConfig, device: torch.device, dtype: torch.dtype) -> RandAR:
@@ -157,15 +148,15 @@ class Row:
             "prefix": self.prefix,
             "repetitions": len(seconds),
             "passes_per_second": self.rows / float(np.median(seconds)),
-            "seconds": {q: float(f(seconds)) for q, f in _SPREAD.items()},
+            "seconds": {q: float(f(seconds)) for q, f in SPREAD.items()},
             "flops_per_second": float(np.median(rate)),
             "ceiling_flops_per_second": float(np.median(self.ceilings)),
-            "share_of_ceiling": {q: float(f(shares)) for q, f in _SPREAD.items()},
+            "share_of_ceiling": {q: float(f(shares)) for q, f in SPREAD.items()},
             "peak_bytes": self.peak_bytes,
         }
 
 
-_SPREAD: dict[str, Callable[[np.ndarray], np.floating]] = {"median": np.median, "min": np.min, "max": np.max}
+SPREAD: dict[str, Callable[[np.ndarray], np.floating]] = {"median": np.median, "min": np.min, "max": np.max}
 
 
 @torch.inference_mode()

@@ -44,6 +44,54 @@ def test_random_weights_for_people_with_a_search(capsys):
 
 
 @pytest.mark.parametrize(
+    ("name", "joint", "a_pass"),
+    [
+        ("cifar10-head", True, "a pass gives all 10 classes of a picture"),
+        ("cifar10-transformer", True, "a pass gives all 10 classes of a picture"),
+        ("cifar10-diffusion", False, "a pass is one draw (a time and a noise) of one class"),
+        ("masked", False, "a pass is one draw of one class"),
+    ],
+)
+def test_models_of_another_kind_are_timed_through_their_scorer(name, joint, a_pass, tiny_model_dir, capsys):
+    model = f"masked:{tiny_model_dir}" if name == "masked" else name
+    command = ["bench", "--model", model, "--device", "cpu", "--batch-size", "3,1", "--threads", "1"]
+    assert main([*command, "--seconds", "0", "--json"]) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert (report["model"], report["joint"], report["a_pass"]) == (model, joint, a_pass)
+    assert report["flops_per_pass"] > 0 and report["search"] is None
+    assert [(row["rows"], row["prefix"]) for row in report["measured"]] == [(1, 1), (3, 1)]
+    for row in report["measured"]:
+        seconds = row["seconds"]
+        assert 0 < seconds["min"] <= seconds["median"] <= seconds["max"]
+        assert row["passes_per_second"] == pytest.approx(row["rows"] / seconds["median"])
+        flops = row["flops_per_second"] * seconds["median"]
+        assert flops == pytest.approx(row["rows"] * report["flops_per_pass"])
+
+
+def test_another_kind_for_people_with_a_search(capsys):
+    assert main(["bench", "--model", "cifar10-head", "--device", "cpu", "--seconds", "0.1"]) == 0
+    out = capsys.readouterr().out
+    assert out.startswith("cifar10-head (head): a pass gives all 10 classes of a picture, ")
+    assert "passes/s by rows: 1: " in out and "rows: pictures in a call" in out
+    table = out[out.index("\n rows") + 1 :].splitlines()
+    assert table[0].split()[:3] == ["rows", "steps", "passes/s"] and table[1].split()[1] == "1"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--compile"], "--compile is of any-order transformers"),
+        (["--prefix", "2"], "--prefix takes numbers from 1 to 1"),
+        (["--batch-size", "0"], "--batch-size takes numbers from 1"),
+    ],
+)
+def test_mistakes_about_another_kind_take_one_line(arguments, message, capsys):
+    assert main(["bench", "--model", "cifar10-head", "--device", "cpu", *arguments]) == 2
+    out, err = capsys.readouterr()
+    assert out == "" and err.count("\n") == 1 and message in err
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--shape", "randar-s"], "a shape is randar-l, randar-xl or DIM"),

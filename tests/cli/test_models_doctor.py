@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import numpy as np
+import pytest
 from safetensors.torch import load_file
 
 from anytime_cls.models.card import WEIGHTS
@@ -59,3 +61,35 @@ def test_doctor(tiny_model_dir, capsys, monkeypatch):
     assert main(["doctor", "--model", "no-such"]) == 1
     assert "BROKEN: no model 'no-such'" in capsys.readouterr().out
     assert main(["doctor", "--device", "tpu9"]) == 2
+
+
+@pytest.mark.parametrize("name", ["cifar10-head", "cifar10-transformer", "cifar10-diffusion", "masked"])
+def test_doctor_checks_models_of_any_kind(name, tiny_model_dir, capsys):
+    model = f"masked:{tiny_model_dir}" if name == "masked" else name
+    assert main(["doctor", "--model", model, "--device", "cpu", "--threads", "1", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["model"]
+    assert found["method"] == {"masked": "masked", "cifar10-transformer": "discriminative"}.get(
+        name, name.removeprefix("cifar10-")
+    )
+    assert found["classes"] == 10 and found["tokens"] == 1 and found["gflop_per_pass"] > 0
+    assert ("all 10 classes" in found["a_pass"]) == (name in ("cifar10-head", "cifar10-transformer"))
+    assert found["speed"] and all(row["passes_per_second"] > 0 for row in found["speed"])
+    learnt = found["calibration"]
+    passes = 1 if "all" in found["a_pass"] else 10
+    assert learnt["draw_seconds"] == pytest.approx(
+        learnt["overhead_seconds"] + passes * learnt["seconds_per_pass"]
+    )
+
+
+def test_doctor_says_what_scores_are_broken(capsys, monkeypatch):
+    from anytime_cls.scorers.base import Piece
+
+    def nothing(self, pieces: list[Piece], steps: tuple[int, ...]) -> list[np.ndarray]:
+        return [np.full((len(piece.classes), len(steps)), np.nan) for piece in pieces]
+
+    from anytime_cls.classifier import AnytimeClassifier
+
+    kind = type(AnytimeClassifier.load("cifar10-head", "cpu").scorer)
+    monkeypatch.setattr(kind, "score", nothing)
+    assert main(["doctor", "--model", "cifar10-head", "--device", "cpu"]) == 1
+    assert "BROKEN: its scores of a picture are no 10 finite numbers" in capsys.readouterr().out
