@@ -101,16 +101,7 @@ def _classify(
             help="Mark answers of a lower probability as abstained: 'abstained' in JSON.",
         ),
     ] = None,
-    abstain: Annotated[
-        float | None,
-        Option(
-            rich_help_panel=OUTPUT,
-            metavar="RISK",
-            show_default=False,
-            help="Answer 'none of these' where a picture has too little evidence for any class; at most this "
-            "share of pictures like the model's own is answered so. The model must be calibrated for it.",
-        ),
-    ] = None,
+    abstain: option.Abstain = None,
     classes: option.Classes = None,
     seed: option.Seed = 0,
     orders: option.Orders = None,

@@ -128,6 +128,16 @@ BatchSize = Annotated[
     str,
     Option(rich_help_panel=MACHINE, metavar="ROWS", help="Most passes in a batch, or auto for the device."),
 ]
+Abstain = Annotated[
+    float | None,
+    Option(
+        rich_help_panel=OUTPUT,
+        metavar="RISK",
+        show_default=False,
+        help="Answer 'none of these' where a picture has too little evidence for any class; at most this "
+        "share of pictures like the model's own is answered so. The model must be calibrated for it.",
+    ),
+]
 Quiet = Annotated[
     bool, Option("--quiet", "-q", rich_help_panel=OUTPUT, help="Nothing on standard error but errors.")
 ]

@@ -17,8 +17,9 @@ from . import options as option
 from .errors import Refused, complain
 
 if TYPE_CHECKING:
-    from anytime_cls.plan.plan import RacePlan
     from anytime_cls.race.decision import Decision
+
+    from .show.output import About
 
 Option = typer.Option
 GRACE = 30  # seconds that requests in flight have to end once the server was told to stop
@@ -52,6 +53,7 @@ def serve(
     top: Annotated[
         int, Option(min=1, metavar="N", help="Classes in the ranking of a request that does not say.")
     ] = 5,
+    abstain: option.Abstain = None,
     rule: option.Rule = None,
     delta: option.Delta = None,
     max_orders: option.MaxOrders = None,
@@ -83,11 +85,13 @@ def serve(
         "classes": option.names(classes), "orders": orders, "prefix": prefix, "dtype": dtype,
     }  # fmt: skip
     from .classify import introduce, load, settle
+    from .show.output import About
 
     with ExitStack() as stack:
         try:
             rows = option.batch_size(batch_size)
             card, plan = settle(model, asked, ())
+            about = About.of(card, plan, rate=abstain)
             listening = stack.enter_context(_listen(host, port))
             began = time.perf_counter()
             classifier = load(card, device, dtype, rows, threads)
@@ -99,15 +103,15 @@ def serve(
             introduce(classifier, plan, ready, warm)
         from anytime_cls.serving.app import make_app
 
-        app = make_app(classifier, plan, partial(_row, plan), queue, max_bytes, top)
+        app = make_app(classifier, plan, partial(_row, about), queue, max_bytes, top)
         _serve(app, listening, host, quiet)
     return 0
 
 
-def _row(plan: RacePlan, decision: Decision, top: int) -> dict[str, Any]:
-    from .show.output import About, decision_row, plain
+def _row(about: About, decision: Decision, top: int) -> dict[str, Any]:
+    from .show.output import decision_row, plain
 
-    row: dict[str, Any] = plain(decision_row("-", decision, top, About(plan)))
+    row: dict[str, Any] = plain(decision_row("-", decision, top, about))
     return row
 
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+import urllib.request
 
 import numpy as np
 import pytest
 from basics import TINY_LABELS, write_photo
 from replay_data import full_trace, races
 from scipy.stats import binom
+from server import served
 
 from anytime_cls.certify.abstain import RATES, rank, thresholds
 from anytime_cls.certify.designs import split_images
@@ -156,22 +158,52 @@ def test_classify_answers_none_of_these(model, capsys, tmp_path):
     assert all("unlike" not in json.loads(line) for line in capsys.readouterr().out.splitlines())
 
 
+def post(url, body):
+    with urllib.request.urlopen(urllib.request.Request(url, body), timeout=60) as answer:
+        return answer.read().decode()
+
+
+def test_serve_answers_none_of_these(model):
+    """The same pictures as `classify`, in rows and in the race's last event; never after a spent budget."""
+    path, photos, found, middle = model
+    args = ["--rule", "fixed", "--max-orders", "2", "--threads", "1"]
+    with served(path, *args, "--abstain", "0.3") as server:
+        rows = [json.loads(post(f"{server.url}/classify", photo.read_bytes())) for photo in photos]
+        assert [row["unlike"] for row in rows] == [value < middle for value in found]
+        assert [row["abstained"] for row in rows] == [row["unlike"] for row in rows]
+        odd = photos[int(np.argmin(found))].read_bytes()
+        last = post(f"{server.url}/race", odd).strip().split("\n\n")[-1]
+        assert last.startswith("event: row") and json.loads(last.partition("data: ")[2])["unlike"] is True
+        short = json.loads(post(f"{server.url}/classify?budget=10passes", odd))
+        assert (short["stop"], short["unlike"], short["abstained"]) == ("budget", None, False)
+    with served(path, *args) as server:
+        row = json.loads(post(f"{server.url}/classify", odd))
+        assert "unlike" not in row and "abstained" not in row
+
+
+@pytest.mark.parametrize("command", [["classify"], ["serve", "--port", "0"]])
 @pytest.mark.parametrize(
     ("options", "said"),
     [
         (("--abstain", "0.01"), "the smallest share that tiny was calibrated to abstain at is 0.05"),
         (("--abstain", "0.1", "--max-orders", "3"), "not calibrated to abstain in races by rule 'fixed'"),
         (("--abstain", "0.1", "--classes", "cat,dog"), "and 2 classes: 'anytime-cls calibrate"),
-        (("--abstain", "0.1", "--crops", "random"), "was not calibrated to abstain"),
         (("--abstain", "1"), "a share of false alarms lies between 0 and 1, not 1"),
     ],
 )  # fmt: skip
-def test_what_was_not_calibrated_is_refused_in_one_line(model, options, said, capsys):
+def test_what_was_not_calibrated_is_refused_in_one_line(model, command, options, said, capsys):
     path, photos, *_ = model
-    args = ["classify", str(photos[0]), "--model", str(path), "--rule", "fixed", "--max-orders", "2"]
-    assert main([*args, *options]) == 2
+    args = [*command, "--model", str(path), "--rule", "fixed", "--max-orders", "2", *options]
+    assert main([*args, *([str(photos[0])] if command == ["classify"] else [])]) == 2
     err = capsys.readouterr().err
     assert said in err and err.count("\n") == 1
+
+
+def test_random_crops_were_not_calibrated(model, capsys):
+    path, photos, *_ = model
+    args = ["classify", str(photos[0]), "--model", str(path), "--rule", "fixed", "--max-orders", "2"]
+    assert main([*args, "--abstain", "0.1", "--crops", "random"]) == 2
+    assert "was not calibrated to abstain" in capsys.readouterr().err
 
 
 def test_a_race_that_a_budget_cut_short_raises_no_alarm(model):

@@ -63,6 +63,7 @@ class Gate:
 
 def test_a_row_is_what_classify_prints(classifier, tiny_model_dir, photo, capsys):
     from anytime_cls_cli.serve import _row
+    from anytime_cls_cli.show.output import About
 
     args = ["--model", str(tiny_model_dir), "--device", "cpu", "--rule", "paired", "--max-orders", "8"]
     assert main(["classify", str(photo), *args, "--json", "--top", "3"]) == 0
@@ -79,7 +80,7 @@ def test_a_row_is_what_classify_prints(classifier, tiny_model_dir, photo, capsys
         parts = dict(part.split(";dur=") for part in reply.headers["server-timing"].split(", "))
         assert float(parts["queue"]) >= 0 and float(parts["race"]) > 0
 
-    with_client(make_app(classifier, SURE, partial(_row, classifier.plan(SURE))), test)
+    with_client(make_app(classifier, SURE, partial(_row, About(classifier.plan(SURE)))), test)
 
 
 def test_a_race_is_told_update_by_update_and_ends_with_the_row(classifier, photo):

@@ -182,7 +182,8 @@ function finish(row, last, shown) {
   if (last) draw({ ...last, leader: row.label, index: row.index, probability: row.probability,
     elapsed: row.seconds });
   $("leader").className = "done";
-  $("leader").textContent = `${row.label} ${percent(row.probability)}`;
+  const answer = `${row.label} ${percent(row.probability)}`;
+  $("leader").textContent = row.unlike ? `none of these (likeliest: ${answer})` : answer;
   $("how").textContent = `${STOPS[row.stop] ?? row.stop} after ${plural(row.orders, "order")}: ` +
     `${amount(row.passes)} of ${plural(row.full_passes, "pass")}, ${ms(row.seconds)}`;
   const slowed = shown / 1000 / Math.max(row.seconds, 1e-4);
