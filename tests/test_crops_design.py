@@ -9,13 +9,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from image_data import noise
 from sweep_data import make_images
 
+from anytime_cls.classifier import AnytimeClassifier
+from anytime_cls.curves.file import read_curves
 from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.attributes import provenance
 from anytime_cls.plan.make import make
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.written import read, write
+from anytime_cls.race.decision import SCREENED
 from anytime_cls.race.fitted import Design, Fitted
 from anytime_cls.race.rules import CalibratedRule
 from anytime_cls.replay.source import Source
@@ -79,8 +84,6 @@ def test_live_races_are_what_replay_says(
     assert "8 stratified orders of 16 tokens, resized crops" in said
     assert "--rule fixed --orders stratified --prefix 16 --max-orders 8 --crops resized" in said
     assert main(["replay", str(full), "--model", str(model), "--rule", "calibrated", "-o", str(curves)]) == 0
-    from anytime_cls.curves.file import read_curves
-
     with Trace.open(out) as live, Trace.open(full) as trace:
         assert live.attrs["crops"] == "resized" and list(live.images["id"]) == list(trace.images["id"])
         plan = read(live.attrs, live.labels)
@@ -112,3 +115,48 @@ def test_whole_orders_on_crops_are_a_design_of_their_own() -> None:
     fitted = Fitted.read({"designs": [whole | {"temperature": 2.0}], "temperature": 3.0}, 64)
     assert fitted.of("raster", 64, "resized").temperature == 2.0
     assert fitted.of("uniform", 64).temperature == 3.0 and not fitted.of("uniform", 64, "random").priors
+
+
+def test_calibrations_whose_stages_were_not_recorded_are_left_out(
+    made: tuple[Path, Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a trace without their screen or rung: by default in silence, asked for by name with what lacks."""
+    model, images, _ = made
+    bare, staged = tmp_path / "bare.h5", tmp_path / "tiny"
+    words = [str(images), "--model", str(model), *RACES, "--rule", "fixed", "--crops", "resized"]
+    assert main(["sweep", *words, "-o", str(bare)]) == 0
+    shutil.copytree(model, staged)
+    fields = json.loads((staged / "model.json").read_text())
+
+    def replayed(name: str, *rules: str) -> int:
+        (staged / "model.json").write_text(json.dumps(fields))
+        words = ["replay", str(bare), "--model", str(staged), *rules]
+        return main([*words, "-o", str(tmp_path / name)])
+
+    fields["calibrated"][0]["rungs"] = [[4, 1.0]]
+    assert replayed("some.h5", "--rule", "calibrated") == 0
+    assert len(read_curves(tmp_path / "some.h5").runs) == 1
+    fields["calibrated"][1]["rungs"] = [[4, 1.0]]
+    assert replayed("all.h5") == 0
+    assert "calibrated" not in {run.settings["rule"] for run in read_curves(tmp_path / "all.h5").runs}
+    capsys.readouterr()
+    assert replayed("none.h5", "--rule", "calibrated") == 2
+    said = capsys.readouterr().err
+    assert "--record-prefixes 4" in said and said.count("\n") == 1
+
+
+def test_screens_see_the_centre_crop_whatever_orders_see(tiny_model_dir: Path) -> None:
+    classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
+    with torch.no_grad():  # its random weights give all pictures one token
+        classifier.scorer.tokenizer.to_code.weight.mul_(1000)  # type: ignore[attr-defined]
+    picture = noise(50, 70, 3)
+    found = {}
+    for crops in ("center", "resized"):
+        options = RaceOptions(rule="fixed", max_orders=2, crops=crops, screens=("gradient",))
+        decision = classifier.classify(picture, options)
+        screened = [record.values for record in decision.records if record.prefix == SCREENED]
+        scored = [record.values for record in decision.records if record.prefix != SCREENED]
+        assert len(screened) == 1 and len(scored) == 2
+        found[crops] = screened[0], scored[0]
+    np.testing.assert_array_equal(found["center"][0], found["resized"][0])
+    assert not np.array_equal(found["center"][1], found["resized"][1])

@@ -14,7 +14,7 @@ from anytime_cls.curves.grids import Spec, specs
 from anytime_cls.plan.plan import RacePlan
 from anytime_cls.plan.written import read, write_race
 from anytime_cls.race.decision import STOP_NAMES, UNRANKED
-from anytime_cls.race.fitted import DISAGREEMENT, Fitted
+from anytime_cls.race.fitted import DISAGREEMENT, Calibration, Fitted
 from anytime_cls.race.peers import stages_text
 from anytime_cls.race.races import Races, run
 from anytime_cls.race.registry import CALIBRATED, RULES, SCREEN_RULES, fitted_rule, temperature_at
@@ -79,7 +79,8 @@ def full_curves(
     wanted = default_rules(source, fitted, prefixes) if rules is None else list(rules)
     planned = planned_specs(source, wanted, deltas, k_max, prefixes, settings)
     if CALIBRATED in wanted and not deltas:
-        planned += calibrated_specs(source, fitted, prefixes)
+        recorded = calibrated_specs(source, fitted, prefixes)  # where there is none, what lacks is said
+        planned += recorded or calibrated_specs(source, fitted, prefixes, recorded=False)
         if not any(spec.rule == CALIBRATED for spec in planned):  # says what there is
             spec = Spec(CALIBRATED, source.k_max, CALIBRATED, "delta", 0.999, {"delta": 0.999})
             run_plan(own, source, fitted, spec)
@@ -134,19 +135,34 @@ def default_rules(source: Source, fitted: Fitted, prefixes: Sequence[int] | None
     return names + ([CALIBRATED] if calibrated_specs(source, fitted, prefixes) else [])
 
 
-def calibrated_specs(source: Source, fitted: Fitted, prefixes: Sequence[int] | None) -> list[Spec]:
-    """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for."""
+def calibrated_specs(
+    source: Source, fitted: Fitted, prefixes: Sequence[int] | None, recorded: bool = True
+) -> list[Spec]:
+    """A run for every calibration that fits this trace, at its whole passes and the prefixes asked for.
+
+    recorded : leave out those with a rung or a screen that the trace does not have
+    """
     out = []
     wanted_prefixes = [None if m == source.pass_tokens else m for m in prefixes or [source.pass_tokens]]
     for prefix in dict.fromkeys(wanted_prefixes):
         design = source.design(prefix)
         tail = "" if prefix is None else f" m={prefix}"
-        found = {(entry.loss, entry.risk) for entry in fitted.calibrated if entry.design == design}
+        found = {
+            (entry.loss, entry.risk) for entry in fitted.calibrated
+            if entry.design == design and not (recorded and _missing(source, entry))
+        }  # fmt: skip
         for loss, risk in sorted(found):
             own = {"delta": risk} if loss == DISAGREEMENT else {"delta": risk, "loss": loss}
             curve = CALIBRATED + ("" if loss == DISAGREEMENT else f" {loss}") + tail
             out.append(Spec(CALIBRATED, source.k_max, curve, "delta", risk, own, prefix))
     return out
+
+
+def _missing(source: Source, entry: Calibration) -> bool:
+    """Whether such races have stages that the trace lacks."""
+    screen = None if entry.screening is None else entry.screening.screen
+    rungs = {tokens for tokens, _ in entry.rungs}
+    return not rungs <= set(source.prefixes) or screen not in (None, *source.screens)
 
 
 class _Columns:
