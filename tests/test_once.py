@@ -47,21 +47,21 @@ def test_card_plan_and_rule_are_made_once(command, counted, tmp_path, photo, cap
 
 
 def test_a_replay_knows_all_that_the_model_does(tmp_path: Path, capsys):
-    """A trace of 16 tokens a pass says what was known of those; the model knows of 4 tokens, too.
+    """A trace of 32 tokens a pass says what was known of those; the model knows of 16 tokens, too.
 
-    Replayed at the 4 tokens it recorded, `strict` was refused ("this model has none") and `paired` silently
-    raced without its prior.
+    Replayed at the fewer tokens that it recorded, `strict` was refused ("this model has none"), and `paired`
+    silently raced without its prior.
     """
     images = make_images(tmp_path / "images", 1, ["goldfish", "tailed frog", "abacus"])
     full = str(tmp_path / "t.h5")
     line = ["sweep", str(images), "--model", "tiny-imagenet", "--classes", "goldfish,abacus,tailed frog"]
-    line += ["--rule", "fixed", "--orders", "stratified", "--prefix", "16", "--max-orders", "4"]
-    assert main([*line, "--record-prefixes", "4", "-o", full, "-q"]) == 0
-    assert main(["replay", full, "--prefix", "4", "--rule", "strict", "--delta", "0.1", "--json"]) == 0
+    line += ["--rule", "fixed", "--prefix", "32", "--max-orders", "4", "--crops", "resized"]
+    assert main([*line, "--record-prefixes", "16", "-o", full, "-q"]) == 0
+    assert main(["replay", full, "--prefix", "16", "--rule", "strict", "--delta", "0.1", "--json"]) == 0
     capsys.readouterr()
     with known.Trace.open(full) as trace:
         fitted = known.known_of(trace)
     card = zoo.read_card("tiny-imagenet")
-    for steps in (4, 16):
-        assert fitted.of("stratified", steps).priors == card.fitted.of("stratified", steps).priors != {}
+    for draws in (("uniform", 16, "resized"), ("uniform", 32, "resized")):
+        assert fitted.of(*draws).priors == card.fitted.of(*draws).priors != {}
     assert fitted.calibrated == card.fitted.calibrated

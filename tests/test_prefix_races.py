@@ -149,7 +149,7 @@ def test_a_plan_stays_as_it_is_and_says_why(model):
     assert classifier.plan(plan) is plan and plan.rule.name == "paired"
     assert plan.why == {
         "rule": "recommended", "delta": "typed", "max_orders": "recommended", "orders": "recommended",
-        "prefix": "recommended", "temperature": "model",
+        "prefix": "recommended", "crops": "recommended", "temperature": "model",
     }  # fmt: skip
     fewer = classifier.plan(RaceOptions(classes=["cat", "dog"]))
     assert fewer.labels == ("cat", "dog") and fewer.rule.name == "paired" and fewer.design.n_classes == 2

@@ -7,7 +7,8 @@ pass ranks all classes. docs/screening.md has what they are worth.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property
 from typing import final
@@ -144,7 +145,9 @@ class GradientScreen:
     def _gradient(self, tokens: Array, orders: Array, point: Array) -> Array:
         """Σ over orders [r, N] of ∂ log p/∂e at e = point: float64 [dim]."""
         weight = self._model.cls_embedding.weight
-        with torch.inference_mode(False), torch.enable_grad():
+        # some libraries cut small products by how many threads there are, which shows in the last bits
+        alone = _one_thread() if has_table(self._model) else nullcontext()
+        with alone, torch.inference_mode(False), torch.enable_grad():
             rows = torch.from_numpy(orders).to(weight.device)
             image = torch.from_numpy(np.asarray(tokens)).to(weight.device).expand(len(orders), -1)
             at = (
@@ -158,6 +161,16 @@ class GradientScreen:
             (found,) = torch.autograd.grad(log_p.sum(), at)
         summed: Array = found.float().cpu().numpy().sum(axis=0, dtype=np.float64)
         return summed
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 @final

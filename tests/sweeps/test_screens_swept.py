@@ -91,7 +91,7 @@ def test_a_budget_for_part_of_an_order_is_spent_on_a_shortlist(
     [
         ({"screen": "nearest"}, "no screen 'nearest': it has table, gradient"),
         ({"screens": ["x"], "rule": "fixed"}, "no screen 'x'"),
-        ({"screen": "table", "crops": "random"}, "screens see one view"),
+        ({"screen": "table", "latent_noise": 0.1}, "screens see an image without noise"),
     ],
 )
 def test_screens_that_make_no_sense_are_one_line(classifier, images, options, said):
