@@ -7,11 +7,13 @@ from typing import Annotated
 
 from typer import Option
 
+from . import complete
 from .help import MACHINE, MODEL, OUTPUT, RACE
 
 Model = Annotated[
     str,
     Option(
+        autocompletion=complete.models,
         rich_help_panel=MODEL,
         metavar="NAME",
         help="An embedded model (see 'models ls'), a model folder, a pulled name (randar-l), a .safetensors "
@@ -21,12 +23,13 @@ Model = Annotated[
 Rule = Annotated[
     str | None,
     Option(
+        autocompletion=complete.rules,
         rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
         help="What drops classes: paired, strict, marginal, value, fixed (all orders, the paper's), funnel, "
         "clark-jaini, halving, calibrated (see 'calibrate'), or a screen alone: table, gradient. "
-        "Without --rule, --orders and --prefix the "
+        "Without --rule, --orders, --prefix and --crops the "
         "race is the one that the model recommends; else paired.",
     ),
 ]
@@ -51,6 +54,7 @@ MaxOrders = Annotated[
 Orders = Annotated[
     str | None,
     Option(
+        autocompletion=complete.orders,
         rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
@@ -60,6 +64,7 @@ Orders = Annotated[
 Screen = Annotated[
     str | None,
     Option(
+        autocompletion=complete.screens,
         rich_help_panel=RACE,
         metavar="NAME",
         show_default=False,
@@ -96,6 +101,7 @@ Preset = Annotated[
 Crops = Annotated[
     str | None,
     Option(
+        autocompletion=complete.crops,
         rich_help_panel=RACE,
         metavar="NAME",
         help="center; or a new view an order: random (a crop of 0.8 to 1.0 of the image), resized (of other "
