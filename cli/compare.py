@@ -87,8 +87,9 @@ def compare(
     """Compare methods on the same images: accuracy, compute, seconds, memory, calibration.
 
     Every method is recorded in full once, raced under every rule without the model, and stands at the rule
-    that is best for it, chosen on other images than it is measured on. The folder has compare.md, compare.csv
-    and compare.png, and the traces, from which 'plot' draws more.
+    that is best for it, chosen on other images than it is measured on. The folder has compare.html (tables
+    and picture on one page), compare.md, compare.csv and compare.png, and the traces, from which 'plot' draws
+    more.
 
     Exit codes: 0 done, 1 some images or the run failed, 2 the command makes no sense, 130 interrupted.
 
@@ -325,9 +326,10 @@ def _known(file: Path) -> dict[str, dict[str, Any]]:
 
 
 def write(found: Compared, times: dict[str, Any], contest: Contest, where: Folder) -> None:
-    """compare.md, .csv, .tex, .png, .svg and .pdf; each replaced whole."""
+    """compare.md, .csv, .html, .tex, .png, .svg and .pdf; each replaced whole."""
     from anytime_cls.files import replace_file
     from anytime_cls.pictures.compare import compare_figure
+    from anytime_cls.pictures.compare_page import compare_page
     from anytime_cls.pictures.compare_words import MAIN, document, headline, main_cells, title
     from anytime_cls.pictures.paper import latex_text
     from anytime_cls.pictures.style import save
@@ -342,6 +344,8 @@ def write(found: Compared, times: dict[str, Any], contest: Contest, where: Folde
     if len(found.studies) > 1:
         write_csv(path / "sets.csv", as_plain(found.set_rows))
     figure = compare_figure(found, title(found))
+    page = compare_page(found, compare_figure(found), where.command, note)
+    replace_file(path / "compare.html", page.encode("utf-8", "replace"))
     for kind in ("png", "svg", "pdf"):
         memory = io.BytesIO()
         save(figure, memory, kind)

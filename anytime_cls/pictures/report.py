@@ -70,10 +70,6 @@ def report(
     """The whole page. command: the one that made it. pictures: the first leads, the others are folded. maps:
     where a race's evidence is drawn (`explain_page.links`)."""
     study, focus = analysis.study, analysis.focus
-    environment = Environment(
-        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_clean,
-        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
-    )  # fmt: skip
     figures = [_figure(picture, number) for number, picture in enumerate(pictures)]
     races = [] if gallery is None else [*gallery.easy, *reversed(gallery.hard)]
     left = (
@@ -81,7 +77,8 @@ def report(
         if study.left_out
         else ""
     )
-    return environment.get_template("report.html").render(
+    return rendered(
+        "report.html",
         title=title, verdict=verdict(analysis, focus), tiles=list(tiles(analysis)),
         lead=figures[0], pictures=figures[1:], rules=_rules(analysis), rules_note=_rules_note(analysis),
         races=[_race(race, study.labels, maps or {}) for race in races],
@@ -96,9 +93,18 @@ def report(
             {"name": name, "facts": [(key, _short(value)) for key, value in sorted(attrs.items())]}
             for name, attrs in zip(study.names, study.attrs, strict=True)
         ],
-        style=Markup((PAGE / "report.css").read_text("utf-8")),  # ours
-        lighter=[(dark[1:], light) for dark, light in LIGHTER.items()],
     )  # fmt: skip
+
+
+def rendered(template: str, **values: Any) -> str:
+    """A page of `page/`, with the style and the colours that all of them share."""
+    environment = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, finalize=_clean,
+        trim_blocks=True, lstrip_blocks=True, keep_trailing_newline=True,
+    )  # fmt: skip
+    style = Markup((PAGE / "report.css").read_text("utf-8"))  # ours
+    lighter = [(dark[1:], light) for dark, light in LIGHTER.items()]
+    return environment.get_template(template).render(style=style, lighter=lighter, **values)
 
 
 def words() -> list[list[str]]:

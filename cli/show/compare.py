@@ -41,9 +41,8 @@ def show(found: Compared, as_json: bool, folder: Path) -> None:
         _table(console, COST, cells)
     if len(found.studies) > 1:
         _table(console, *set_cells(found.set_rows))
-    console.print(
-        Text(f"{folder}: compare.md, compare.csv, compare.png; traces/ and curves/ for 'plot'", "dim")
-    )
+    written = "compare.html, compare.md, compare.csv, compare.png"
+    console.print(Text(f"{folder}: {written}; traces/ and curves/ for 'plot'", "dim"))
 
 
 def _table(console: Console, heads: Sequence[str], cells: Sequence[Sequence[str]]) -> None:

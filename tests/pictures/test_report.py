@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from html.parser import HTMLParser
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from browsers import BROWSER, FLAGS, OVERFLOW
 from curve_data import K_MAX, LABELS, N_IMAGES, write_trace
 from PIL import Image
 
@@ -236,10 +236,6 @@ def test_races_of_few_and_of_many_classes(n_classes):
 
 # --- in a browser ------------------------------------------------------------------------------------------
 
-BROWSER = next(
-    filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome", "chrome"))), None
-)
-
 
 def browse(*arguments: str, profile: Path) -> subprocess.CompletedProcess:
     flags = ("--headless", "--no-sandbox", "--disable-gpu", "--no-first-run",
@@ -269,26 +265,6 @@ def test_a_browser_renders_it(folder, tmp_path):
     assert ink[:200].any() and ink[1500:].any()  # from the heading on down
     dom = browse("--dump-dom", address, profile=tmp_path / "b").stdout
     assert dom.count("<figure") == 7 and dom.count('class="race"') == 6 and "<em>" not in dom
-
-
-FLAGS = (
-    "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
-    "--disable-component-update", "--disable-sync",
-)  # fmt: skip
-# What is wider than the page, or hides a part of itself, with everything unfolded.
-OVERFLOW = """() => {
-  document.querySelectorAll("details").forEach((d) => { d.open = true; });
-  const width = document.documentElement.clientWidth, bad = [];
-  if (document.documentElement.scrollWidth > width) bad.push("the page");
-  for (const e of document.querySelectorAll("body *")) {
-    if (e.closest("svg") && e.tagName.toLowerCase() !== "svg") continue;
-    const box = e.getBoundingClientRect();
-    const out = box.width > 0 && (box.right > width + 0.5 || box.left < -0.5);
-    const hides = e.scrollWidth > e.clientWidth + 1 && getComputedStyle(e).overflowX !== "visible";
-    if (out || hides) bad.push(`${e.tagName} ${e.className} ${(e.textContent || "").slice(0, 40)}`);
-  }
-  return [width, document.querySelectorAll("table").length, bad];
-}"""
 
 
 @pytest.fixture(scope="module")
