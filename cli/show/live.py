@@ -191,7 +191,7 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
 
     names = [readable(labels[job.classes[c]]) for c in shown]
     label_room = min(24, max(map(len, names)), max(4, width // 4))
-    room = max(8, width - label_room - 3 - 22)
+    room = max(8, width - label_room - 3 - 23)
     at = max(1, round(room * LEADER_AT))
     lines: list[Line] = []
     for c, label in zip(shown.tolist(), names, strict=True):
@@ -202,7 +202,7 @@ def _bars(job: Job, labels: list[str], width: int) -> list[Line]:
             low, mean, high = (_column(x, top, scale, at, room) for x in (lower[c], means[c], upper[c]))
             line += _bar(low, mean, high, at, room, style, is_in)
             gap = f" {means[c]:9.1f} nats" if c == leader else f" {means[c] - top:+9.2f}"
-            fate = "" if is_in else f"  out at {race.left_at[c] * race.block or 'a rung'}"
+            fate = "" if is_in else f"  out at {race.left_at[c] * race.block or 'once'}"
             line.append(Segment(gap + fate, style))
         lines.append(_cut(line, width))
     hidden = race.n_classes - len(shown)
