@@ -108,18 +108,18 @@ class AnytimeClassifier:
     def encode(self, source: Source) -> tuple[Encoded, bytes]:
         """Decode and encode: what the scorer reads (token ids int64 [N], of an any-order model) and the
         content key. Raises ImageError."""
-        views = self._views(decode(source), ViewSampler())
-        return views.encoded(0), views.content
+        views, encoded = self._views(decode(source), ViewSampler())
+        return encoded, views.content
 
     def _grey(self) -> Encoded:
         return self.encode(np.zeros((8, 8, 3), np.uint8))[0]
 
-    def _views(self, image: Any, sampler: ViewSampler) -> Views:
-        """An image as the draws see it, its first view made."""
+    def _views(self, image: Any, sampler: ViewSampler, screened: bool = False) -> tuple[Views, Encoded]:
+        """An image as its draws see it, and the first view, or what screens see of it."""
         views = Views(image, self.card.image_size, self.scorer, sampler)
-        views.encoded(0)
+        first = views.screened() if screened else views.encoded(0)
         self.tokenize_seconds = max(self.tokenize_seconds, views.slowest)
-        return views
+        return views, first
 
     def classify(
         self,
@@ -208,9 +208,8 @@ class AnytimeClassifier:
         try:
             image = decode(source)
             began = time.perf_counter()  # the budget runs from the decoded image
-            seen = self._views(image, plan.views)
+            seen, encoded = self._views(image, plan.views, bool(plan.screens or plan.fallback))
             content, views = seen.content, seen if plan.views.varies else None
-            encoded = seen.whole() if plan.screens or plan.fallback else seen.encoded(0)
         except ImageError as reason:
             error = str(reason)
         race = Race(len(plan.class_ids), plan.pulls, plan.rule, plan.block)
@@ -229,7 +228,6 @@ class AnytimeClassifier:
         leader = race.leader if how == "mean" else int(probability.argmax())
         ranking = self._ranking(job, means, probability, leader) if details else ()
         assert job.spending is not None
-        orders = race.k_max * race.block
         prefix = job.records[-1].prefix if job.records and race.n == 0 else None
         return Decision(
             label=labels[job.classes[leader]],
@@ -239,7 +237,7 @@ class AnytimeClassifier:
             stop=job.stop,
             orders=race.orders,
             passes=_tidy(job.spending.passes),
-            full_passes=_tidy(self.engine.cost.passes(race.n_classes * orders, job.length, orders)),
+            full_passes=_tidy(job.full_passes),
             prefix=prefix,
             pass_tokens=job.length,
             seconds=job.seconds,

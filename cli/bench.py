@@ -125,15 +125,21 @@ def _numbers(text: str | None, option: str, most: int) -> list[int]:
     return sorted({int(part) for part in parts})
 
 
+def _sizes(text: str) -> tuple[list[int], bool]:
+    """What --batch-size names, and whether the fastest is to be found, too."""
+    parts = [part.strip() for part in text.split(",")]
+    named = ",".join(part for part in parts if part != "auto") or None
+    return _numbers(named, "--batch-size", 65536), "auto" in parts
+
+
 def _rows(
     text: str, transformer: Transformer, prefix: int, seconds: float
 ) -> tuple[list[int], dict[str, Any] | None]:
     """Rows to measure, and what a search for the fastest found (None without one)."""
     from anytime_cls.engine.bench import largest_batch
 
-    parts = [part.strip() for part in text.split(",")]
-    given = _numbers(",".join(part for part in parts if part != "auto") or None, "--batch-size", 65536)
-    if "auto" not in parts:
+    given, auto = _sizes(text)
+    if not auto:
         return given, None
     found = largest_batch(transformer, seconds / 4, prefix=prefix)
     search = {
@@ -154,12 +160,11 @@ def _bench_scorer(
 
     scorer, classes = classifier.scorer, len(classifier.labels)
     steps = _numbers(prefix, "--prefix", scorer.shape.steps) or [scorer.shape.steps]
-    parts = [part.strip() for part in batch_size.split(",")]
-    given = _numbers(",".join(part for part in parts if part != "auto") or None, "--batch-size", 65536)
+    given, auto = _sizes(batch_size)
     search = None
     try:
         encoded, _ = classifier.encode(np.zeros((8, 8, 3), np.uint8))
-        if "auto" in parts:
+        if auto:
             speeds = fastest_rows(scorer, encoded, classes, seconds / 4)
             given = sorted({*given, max(speeds, key=lambda rows: speeds[rows])})
             search = {"passes_per_second": {str(rows): speed for rows, speed in speeds.items()}}

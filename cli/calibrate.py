@@ -88,8 +88,8 @@ def calibrate(
         float | None,
         Option(metavar="P", show_default=False,
                help="Also make the race at this --risk the model's default, for commands that name neither "
-               "rule, orders nor prefix. Of several traces the cheapest, of those at most 0.5 points less "
-               "accurate than the best."),
+               "rule, orders, prefix nor crops. Of several traces the cheapest, of those at most 0.5 points "
+               "less accurate than the best."),
     ] = None,
     overwrite: Annotated[bool, Option("--overwrite", help="Replace an --out that is there.")] = False,
     json: Annotated[bool, Option("--json", help="A JSON object a trace, in place of the tables.")] = False,

@@ -15,6 +15,8 @@ from sweep_data import make_images
 
 from anytime_cls.classifier import AnytimeClassifier
 from anytime_cls.curves.file import read_curves
+from anytime_cls.engine.encoded import SCREENED as VIEW_OF_SCREENS
+from anytime_cls.engine.encoded import Views
 from anytime_cls.models.zoo import read_card
 from anytime_cls.plan.attributes import provenance
 from anytime_cls.plan.make import make
@@ -160,3 +162,28 @@ def test_screens_see_the_centre_crop_whatever_orders_see(tiny_model_dir: Path) -
         found[crops] = screened[0], scored[0]
     np.testing.assert_array_equal(found["center"][0], found["resized"][0])
     assert not np.array_equal(found["center"][1], found["resized"][1])
+
+
+def test_a_view_is_made_when_an_order_asks_for_it(
+    tiny_model_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Tokenising one may take longer than the screen: a race that its screen decides needs none."""
+    made: list[int] = []
+    encode = Views._encode
+
+    def counted(self: Views, view: int) -> object:
+        made.append(view)
+        return encode(self, view)
+
+    monkeypatch.setattr(Views, "_encode", counted)
+    classifier = AnytimeClassifier.load(str(tiny_model_dir), "cpu")
+    options = RaceOptions(rule="gradient", crops="resized")
+    classifier.classify(noise(50, 70, 2), options)  # looks at the machine with a picture of its own
+    made.clear()
+    assert classifier.classify(noise(50, 70, 3), options).orders == 0 and made == [VIEW_OF_SCREENS]
+    made.clear()
+    orders = RaceOptions(rule="fixed", max_orders=2, crops="resized")
+    assert classifier.classify(noise(50, 70, 3), orders).orders == 2 and made == [0, 1]
+    made.clear()
+    classifier.classify(noise(50, 70, 3), replace(orders, screens=("gradient",)))
+    assert made == [VIEW_OF_SCREENS, 0, 1]

@@ -68,9 +68,7 @@ def fit_trace(trace: Trace) -> dict[str, Any]:
     temperature = fit_temperature(decision_means(make_rule("paired", 0.05, priors), scores), label)
     single = {key: replace(prior, scale=prior.scale * source.block) for key, prior in priors.items()}
     fit = {"temperature": temperature, "priors": {key: prior.to_dict() for key, prior in single.items()}}
-    if source.named() != {"order_sampler": source.sampler_name}:
-        fit = {"designs": [{"prefix": source.tokens} | source.named() | fit]}
-    return fit | {"calibration_images": len(label)}
+    return source.kept(fit) | {"calibration_images": len(label)}
 
 
 def measure_trace(trace: Trace, card: ModelCard, measured_on: str = "test images") -> dict[str, Any]:

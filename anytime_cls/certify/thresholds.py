@@ -212,16 +212,13 @@ class FirstLook:
 
     def fitted(self) -> dict[str, Any]:
         """Priors (of single orders) and temperature: of whole orders a model's own, else of one design."""
-        block, about = self.design.source.block, self.design.about
-        priors = {key: replace(prior, scale=prior.scale * block) for key, prior in self.priors.items()}
+        source = self.design.source
+        priors = {key: replace(prior, scale=prior.scale * source.block) for key, prior in self.priors.items()}
         fitted = {
             "calibration_images": self.n,
             "priors": {key: prior.to_dict() for key, prior in priors.items()},
         } | self.temperature(make_rule("paired", 0.05, self.priors))  # fmt: skip
-        if "prefix" not in about and "crops" not in about:
-            return fitted
-        own = {key: about[key] for key in ("order_sampler", "prefix", "crops") if key in about}
-        return {"priors": {}, "designs": [{"prefix": self.design.source.tokens} | own | fitted]}
+        return {"priors": {}} | source.kept(fitted, self.design.prefix)
 
 
 def _first_look(design: Design, parts: Split, label: Array) -> FirstLook:

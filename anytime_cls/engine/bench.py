@@ -129,34 +129,52 @@ class Ceiling:
 
 
 @dataclass
-class Row:
-    """What was measured at one tile of rows and one prefix."""
+class Timed:
+    """What was measured at one number of rows in a call and one prefix."""
 
     rows: int
     prefix: int
-    flops: float  # of the whole tile
+    flops: float  # of the whole call
     peak_bytes: int | None = None  # above the loaded model; None where it cannot be read
     seconds: list[float] = field(default_factory=list)
-    ceilings: list[float] = field(default_factory=list)  # FLOP/s, each right after its repetition
 
     def to_dict(self) -> dict[str, Any]:
         """For people and JSON; rates are medians over repetitions."""
-        seconds, rate = np.array(self.seconds), self.flops / np.array(self.seconds)
-        shares = rate / np.array(self.ceilings)
+        seconds = np.array(self.seconds)
         return {
             "rows": self.rows,
             "prefix": self.prefix,
             "repetitions": len(seconds),
             "passes_per_second": self.rows / float(np.median(seconds)),
-            "seconds": {q: float(f(seconds)) for q, f in SPREAD.items()},
-            "flops_per_second": float(np.median(rate)),
-            "ceiling_flops_per_second": float(np.median(self.ceilings)),
-            "share_of_ceiling": {q: float(f(shares)) for q, f in SPREAD.items()},
+            "seconds": {q: float(f(seconds)) for q, f in _SPREAD.items()},
+            "flops_per_second": float(np.median(self.flops / seconds)),
             "peak_bytes": self.peak_bytes,
         }
 
 
-SPREAD: dict[str, Callable[[np.ndarray], np.floating]] = {"median": np.median, "min": np.min, "max": np.max}
+@dataclass
+class Row(Timed):
+    """The same of a tile of a transformer, beside its matrix products alone."""
+
+    ceilings: list[float] = field(default_factory=list)  # FLOP/s, each right after its repetition
+
+    def to_dict(self) -> dict[str, Any]:
+        shares = self.flops / np.array(self.seconds) / np.array(self.ceilings)
+        return super().to_dict() | {
+            "ceiling_flops_per_second": float(np.median(self.ceilings)),
+            "share_of_ceiling": {q: float(f(shares)) for q, f in _SPREAD.items()},
+        }
+
+
+_SPREAD: dict[str, Callable[[np.ndarray], np.floating]] = {"median": np.median, "min": np.min, "max": np.max}
+
+
+def repetitions(seconds: float, began: float) -> Iterator[int]:
+    """Counts until `seconds` since `began` are over: LEAST times at least, MOST at most."""
+    for repetition in range(MOST):
+        if repetition >= LEAST and time.perf_counter() - began > seconds:
+            return
+        yield repetition
 
 
 @torch.inference_mode()
@@ -181,9 +199,7 @@ def measure(
             work: Callable[[], Tensor] = partial(run or model, *rows_of(model, n), prefix)
             row.peak_bytes = peak_memory(partial(seconds_of, work, device), device)
             jobs.append((row, work, Ceiling(model, n, prefix)))
-    for repetition in range(MOST):
-        if repetition >= LEAST and time.perf_counter() - began > seconds:
-            break
+    for _ in repetitions(seconds, began):
         for row, work, ceiling in jobs:
             row.seconds.append(seconds_of(work, device))
             row.ceilings.append(ceiling())

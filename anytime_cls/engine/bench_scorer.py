@@ -7,14 +7,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import numpy as np
 import torch
 
-from anytime_cls.engine.bench import GAIN, LEAST, MOST, SPREAD, peak_memory
+from anytime_cls.engine.bench import GAIN, Timed, peak_memory, repetitions, seconds_of
 from anytime_cls.scorers.base import Encoded, Piece, Scorer, Shape
 
 Array = np.ndarray
@@ -50,29 +48,6 @@ def check_scores(scorer: Scorer, encoded: Encoded, classes: int) -> Array:
     return column
 
 
-@dataclass
-class Timed:
-    """What was measured at one number of passes in a call. peak_bytes: above the loaded model; None where it
-    cannot be read."""
-
-    rows: int
-    prefix: int  # steps of the draw
-    flops: float  # of the call
-    peak_bytes: int | None = None
-    seconds: list[float] = field(default_factory=list)
-
-    def to_dict(self) -> dict[str, Any]:
-        """For people and JSON; rates are medians over repetitions."""
-        seconds = np.array(self.seconds)
-        median = float(np.median(seconds))
-        return {
-            "rows": self.rows, "prefix": self.prefix, "repetitions": len(seconds),
-            "passes_per_second": self.rows / median,
-            "seconds": {q: float(f(seconds)) for q, f in SPREAD.items()},
-            "flops_per_second": self.flops / median, "peak_bytes": self.peak_bytes,
-        }  # fmt: skip
-
-
 def measure_scorer(
     scorer: Scorer, encoded: Encoded, classes: int, rows: Sequence[int], steps: Sequence[int], seconds: float
 ) -> list[Timed]:
@@ -85,24 +60,22 @@ def measure_scorer(
             work = _work(scorer, encoded, classes, n, m)
             flops = n * scorer.shape.flops(m, 1) if scorer.shape.joint else scorer.shape.flops(m, n)
             jobs.append((Timed(n, m, flops, peak_memory(work, device)), work))
-    for repetition in range(MOST):
-        if repetition >= LEAST and time.perf_counter() - began > seconds:
-            break
+    for _ in repetitions(seconds, began):
         for row, work in jobs:
-            row.seconds.append(_seconds(work))
+            row.seconds.append(seconds_of(work, device))
     return [row for row, _ in jobs]
 
 
 def fastest_rows(scorer: Scorer, encoded: Encoded, classes: int, seconds: float) -> dict[int, float]:
     """Passes in a call, 1, 2, 4, ... → passes a second, until two doublings in a row bring nothing, memory
     ends or about `seconds` are over. The first is always tried."""
-    speeds: dict[int, float] = {}
+    device, speeds = torch.device(scorer.device), dict[int, float]()
     began, n, idle = time.perf_counter(), 1, 0
     while n <= MOST_ROWS and idle < 2:
         work = _work(scorer, encoded, classes, n, scorer.shape.steps)
         try:
-            _seconds(work)  # the first of a size pays for allocation
-            took = _seconds(work)
+            seconds_of(work, device)  # the first of a size pays for allocation
+            took = seconds_of(work, device)
         except (RuntimeError, MemoryError):
             if not speeds:
                 raise
@@ -117,10 +90,3 @@ def fastest_rows(scorer: Scorer, encoded: Encoded, classes: int, seconds: float)
 
 def _work(scorer: Scorer, encoded: Encoded, classes: int, rows: int, steps: int) -> Callable[[], object]:
     return partial(scorer.score, pieces(scorer, encoded, classes, rows, steps), (steps,))
-
-
-def _seconds(work: Callable[[], object]) -> float:
-    """Of one call; scores come back as NumPy's, so that the device is done."""
-    began = time.perf_counter()
-    work()
-    return time.perf_counter() - began

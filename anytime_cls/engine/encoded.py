@@ -11,6 +11,8 @@ from anytime_cls.draws.views import ViewSampler
 from anytime_cls.pixels.crops import center_crop, content_key, random_crop, reduced, resized_crop
 from anytime_cls.scorers.base import Encoded, Scorer
 
+SCREENED = -1  # the view that no draw sees
+
 
 def crop_of(sampler: ViewSampler, image: Image.Image, size: int, content: bytes, k: int) -> Image.Image:
     """The square [size, size] of an RGB image that order k is scored on."""
@@ -44,27 +46,28 @@ class Views:
         self.slowest = 0.0
         self._encoded: dict[int, Encoded] = {}
 
-    def whole(self) -> Encoded:
-        """What the scorer reads of the centre crop, which screens rank classes by: not kept."""
-        if not self.sampler.varies:
-            return self.encoded(0)
-        crop = np.asarray(center_crop(self._image, self.size))
-        return self.scorer.encode(crop[None])[0]
-
     def encoded(self, k: int) -> Encoded:
         """What the scorer reads of the view that draw k is scored on."""
-        view = k if self.sampler.varies else 0
+        return self._made(k if self.sampler.varies else 0)
+
+    def screened(self) -> Encoded:
+        """What it reads of the centre crop, without noise: screens rank classes by that."""
+        return self._made(SCREENED if self.sampler.varies else 0)
+
+    def seconds_ahead(self, k: int) -> float:
+        """What :meth:`encoded` of this draw is expected to take: 0 if it is there."""
+        return 0.0 if (k if self.sampler.varies else 0) in self._encoded else self.slowest
+
+    def _made(self, view: int) -> Encoded:
         if view not in self._encoded:
             began = time.perf_counter()
             self._encoded[view] = self._encode(view)
             self.slowest = max(self.slowest, time.perf_counter() - began)
         return self._encoded[view]
 
-    def seconds_ahead(self, k: int) -> float:
-        """What :meth:`encoded` of this draw is expected to take: 0 if it is there."""
-        return 0.0 if (k if self.sampler.varies else 0) in self._encoded else self.slowest
-
     def _encode(self, view: int) -> Encoded:
+        if view == SCREENED:
+            return self.scorer.encode(np.asarray(center_crop(self._image, self.size))[None])[0]
         sampler = self.sampler
         crop = crop_of(sampler, self._image, self.size, self.content, view)
         keys = [sampler.noise_key(self.content, view)]

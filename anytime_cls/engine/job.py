@@ -24,7 +24,8 @@ class Job:
 
     `length`: steps of every draw that a pass scores. `prefixes` (ascending, each shorter than a pass): a pass
     also gives the running score there, recorded before its own. `seconds` starts as what the image has cost
-    before the engine had it. `views`: where every draw sees a view of its own; `encoded` is what screens see.
+    before the engine had it. `views`: where every draw sees a view of its own; `encoded` is then what screens
+    see, if there are any, else the first.
     """
 
     index: int  # position in the caller's sequence
@@ -62,6 +63,13 @@ class Job:
     def next_length(self) -> int:
         """Tokens that the next pass scores."""
         return self._rung or self.length
+
+    @property
+    def full_passes(self) -> float:
+        """What all orders of every class come to, in whole passes; before it has a budget, in calls."""
+        orders = self.race.k_max * self.race.block
+        rows = self.race.n_classes * orders
+        return float(rows) if self.spending is None else self.spending.cost.passes(rows, self.length, orders)
 
     def refill(self) -> None:
         """Queue what the race asks for next."""

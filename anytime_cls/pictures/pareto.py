@@ -170,8 +170,8 @@ def _write_saving(figure: Figure, ax: Axes, analysis: Analysis, index: int, top:
     centre = np.sqrt(x[index] * x[got.index])
     box = ax.annotate(
         "\n".join(saving_text(analysis, index)), (centre, level), (0, 3), textcoords="offset points",
-        ha="center",         va="bottom", fontsize=6.3, linespacing=1.25, zorder=8,
+        ha="center", va="bottom", fontsize=6.3, linespacing=1.25, zorder=8,
     )  # fmt: skip
-    extent, frame = box.get_window_extent(), ax.get_window_extent()
-    shift = max(frame.x0 - extent.x0, 0) + min(frame.x1 - extent.x1, 0)
+    extent, inside = box.get_window_extent(), ax.get_window_extent()
+    shift = max(inside.x0 - extent.x0, 0) + min(inside.x1 - extent.x1, 0)
     box.set_position((shift * 72 / figure.dpi, 3))

@@ -10,6 +10,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 from typing import Any
 
+from anytime_cls.draws.views import ViewSampler
 from anytime_cls.models.card import WEIGHTS, ModelCard
 from anytime_cls.plan.options import RaceOptions
 from anytime_cls.plan.plan import RacePlan, Why
@@ -123,9 +124,8 @@ def _choose(
     """What the race is to be, and why, by the names of `_RACE`."""
     asked = {name: value for name in _RACE if (value := getattr(options, name)) is not None}
     recommended: dict[str, Any] = {}
-    own = card.fitted.race
-    other = own is not None and asked.get("crops", own.crops) != own.crops
-    if own is not None and not other and not {"rule", "orders", "prefix"} & asked.keys():
+    own, typed = card.fitted.race, {"rule", "orders", "prefix"} & asked.keys()
+    if own is not None and not typed and asked.get("crops", own.crops) == own.crops:
         recommended = {key: value for key, value in asdict(own).items() if value is not None}
     chosen = _DEFAULTS | recommended | asked
     RaceOptions(**chosen, latent_noise=options.latent_noise)  # together they make sense
@@ -153,6 +153,6 @@ def _design(
     if most % draws.block:
         raise ValueError(f"{chosen['orders']} orders come in blocks of {draws.block}: max_orders must divide")
     crops = str(chosen["crops"])
-    varies = crops != "center" or options.latent_noise
+    varies = ViewSampler(crops, options.latent_noise).varies
     distinct = None if varies else draws.distinct  # one draw seen in many views is many
     return Design(draws.name, steps, min(most, distinct or most), n_classes, crops), draws.block

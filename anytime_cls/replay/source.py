@@ -104,6 +104,12 @@ class Source:
         crops = {} if self.crops == "center" else {"crops": self.crops}
         return {"order_sampler": self.sampler_name} | ({} if m is None else {"prefix": m}) | crops
 
+    def kept(self, fit: dict[str, Any], prefix: int | None = None) -> dict[str, Any]:
+        """What was fitted to its draws, as `model.json` holds it: at the top for whole orders of the centre
+        crop, whatever they are drawn by, else one of `designs`."""
+        own = self.named(prefix)
+        return fit if own.keys() == {"order_sampler"} else {"designs": [{"prefix": self.tokens} | own | fit]}
+
     def design_prefix(self, prefix: int | None = None) -> int | None:
         """How files name passes over `prefix` tokens (default: the trace's): None for whole ones."""
         m = prefix or self.pass_tokens

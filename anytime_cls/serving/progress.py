@@ -53,8 +53,6 @@ def snapshot(job: Job, labels: Sequence[str], temperature: float) -> dict[str, A
     if race.n_classes > ALL:
         key = np.where(known, means, -np.inf) + np.where(race.alive, 0, -1e12)
         shown = np.argsort(-key, kind="stable")[:BEST]
-    orders = race.k_max * race.block
-    full = race.n_classes * orders
     return {
         "leader": None if leader is None else labels[job.classes[leader]],
         "index": None if leader is None else int(job.classes[leader]),
@@ -62,9 +60,9 @@ def snapshot(job: Job, labels: Sequence[str], temperature: float) -> dict[str, A
         "classes_left": int(race.alive.sum()),
         "classes": race.n_classes,
         "orders": race.orders,
-        "max_orders": orders,
+        "max_orders": race.k_max * race.block,
         "passes": spending.passes if spending else float(race.passes),
-        "full_passes": spending.cost.passes(full, job.length, orders) if spending else full,
+        "full_passes": job.full_passes,
         "elapsed": spending.seconds if spending else job.seconds,
         "standings": [
             {

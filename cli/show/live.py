@@ -134,14 +134,11 @@ def picture(job: Job, labels: list[str], width: int, name: str, tokens: Tokens |
         return _beside(picture(job, labels, left, name), tokens.lines(), left + 2)
     race, spending = job.race, job.spending
     alive = int(race.alive.sum())
-    orders = race.k_max * race.block
-    head = f"{name}  {count(race.orders, 'order')} of {orders}"
+    head = f"{name}  {count(race.orders, 'order')} of {race.k_max * race.block}"
     if spending is not None and job.length < spending.n_tokens:
         head += f", {count(job.length, 'token')} each"
-    full = float(race.n_classes * orders)
-    full = spending.cost.passes(race.n_classes * orders, job.length, orders) if spending else full
     passes = spending.passes if spending else float(race.passes)
-    field = f"{alive} of {race.n_classes} classes in, {amount(passes)} of {amount(full)} passes"
+    field = f"{alive} of {race.n_classes} classes in, {amount(passes)} of {amount(job.full_passes)} passes"
     lines: list[Line] = [[Segment(head[:width], BOLD)], [Segment(field[:width])]]
     if spending is not None:
         lines.append(_clock(spending, job.budget, width))

@@ -5,12 +5,12 @@ from __future__ import annotations
 import csv
 import json
 from pathlib import Path
-from typing import Any
 
 import h5py
 import numpy as np
 import peer_models
 import pytest
+from basics import cli
 from sweep_data import make_images, sweep
 
 from anytime_cls.curves.file import read_curves
@@ -23,13 +23,6 @@ from anytime_cls.traces.read import Trace
 from anytime_cls_cli.main import main
 
 RULES = ("paired", "marginal", "fixed", "funnel", "clark-jaini", "halving")
-
-
-def cli(capsys: Any, *arguments: object) -> str:
-    code = main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 import peer_models
 import pytest
+from basics import cli
 from sweep_data import make_images, sweep
 
 from anytime_cls.classifier import AnytimeClassifier, estimate_image
@@ -20,16 +21,8 @@ from anytime_cls.plan.options import RaceOptions
 from anytime_cls.testing import FakeShape
 from anytime_cls.traces.merge import merge_traces
 from anytime_cls.traces.read import Trace
-from anytime_cls_cli.main import main
 
 CLASSES = len(peer_models.LABELS)
-
-
-def cli(capsys: Any, *arguments: object) -> str:
-    code = main([*map(str, arguments)])
-    out, err = capsys.readouterr()
-    assert code == 0, err
-    return out
 
 
 @pytest.fixture(scope="module")
